@@ -1,0 +1,49 @@
+# Everything runs in .venv, which the first target makes. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+BUNDLE := bundles/tiny
+QUESTION := What happens in this video?
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(BUNDLE)/manifest.json ## export the embedded model and ask it about the sample clip
+	@echo '> $(QUESTION)'
+	@$(BIN)/mvgpt ask $(BUNDLE) assets/sample.mp4 "$(QUESTION)" --max-new-tokens 48
+
+test: .venv/dev ## install what the tests need and run the default suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+test-slow: .venv/dev ## full shapes: minutes to an hour, 16 GB of memory
+	$(BIN)/pytest -m slow
+
+lint: .venv/dev ## format, and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mypy
+
+clean: ## remove the environment and exported bundles
+	rm -rf .venv bundles
+
+$(BUNDLE)/manifest.json: .venv/runtime $(shell find export runtime -name '*.py')
+	$(BIN)/mvgpt export tiny -o $(BUNDLE)
+
+# Stamps: remade when the requirements change.
+.venv/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else f"Python 3.10 or newer is needed, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/runtime: .venv/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/dev: .venv/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ .venv/runtime

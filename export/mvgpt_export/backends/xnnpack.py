@@ -1,0 +1,70 @@
+"""ExecuTorch programs for CPUs: XNNPACK delegates what it can, portable kernels run the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir.schema import KernelCall
+from mvgpt_runtime import contract
+from mvgpt_runtime.errors import MvgptError
+from torch.export import ExportedProgram
+
+from . import LoweredFile, LoweredMethod
+
+# Where the time goes: one of these outside a delegate is a regression that no numeric check would notice.
+MUST_DELEGATE = {"aten.linear", "aten.addmm", "aten.mm", "aten.bmm", "aten.convolution", "aten._softmax", "aten.gelu"}
+
+
+def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path) -> LoweredFile:
+    """Write `programs` as the methods of one `.pte` file; MvgptError if heavy operators stay outside the delegates."""
+    edge = to_edge_transform_and_lower(
+        programs,
+        partitioner=[XnnpackPartitioner()],
+        # ExecuTorch's check of the operator set does not know the llama:: operators
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        constant_methods={contract.METADATA_METHOD: stamp},
+    )
+    methods = {name: _report(edge, name) for name in programs}
+    for name, method in methods.items():
+        left = {op: n for op, n in method.undelegated.items() if op.rpartition(".")[0] in MUST_DELEGATE}
+        if left:
+            raise MvgptError(
+                "XNNPACK left heavy operators to slow kernels",
+                stage=name,
+                expected=f"none of {', '.join(sorted(MUST_DELEGATE))} undelegated",
+                got=", ".join(f"{n} × {op}" for op, n in left.items()),
+                remedy="a change of the network or of the executorch version caused this",
+            )
+    program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
+    with path.open("wb") as f:
+        program.write_to_file(f)
+    plans = program.executorch_program.execution_plan
+    called = {
+        f"{plan.operators[i.instr_args.op_index].name}.{plan.operators[i.instr_args.op_index].overload}".rstrip(".")
+        for plan in plans
+        for chain in plan.chains
+        for i in chain.instructions
+        if isinstance(i.instr_args, KernelCall)
+    }
+    return LoweredFile(methods, sum(sum(plan.non_const_buffer_sizes) for plan in plans), tuple(sorted(called)))
+
+
+def _report(edge: EdgeProgramManager, name: str) -> LoweredMethod:
+    """Counts over the lowered graph and the graphs inside it (the bodies of scans)."""
+    calls: Counter[str] = Counter()
+    for module in edge.exported_program(name).graph_module.modules():
+        if hasattr(module, "graph"):
+            calls.update(_operator(node.target) for node in module.graph.nodes if node.op == "call_function")
+    delegates = calls.pop("executorch_call_delegate", 0)
+    calls.pop("getitem", None)
+    return LoweredMethod(delegates, dict(sorted(calls.items())))
+
+
+def _operator(target: object) -> str:
+    """`aten.mm.default` for an operator, the function's name for anything else."""
+    operator = getattr(target, "_op", target)  # edge operators wrap the ATen one
+    return str(operator) if isinstance(operator, torch._ops.OpOverload) else str(getattr(target, "__name__", target))

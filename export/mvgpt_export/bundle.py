@@ -1,0 +1,209 @@
+"""Checkpoint → bundle: export each stage, lower it, run it against the eager model, and only then write the manifest.
+
+Everything is written to a folder beside the output that is renamed at the end: what is killed half-way leaves no bundle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from mvgpt_runtime import contract
+from mvgpt_runtime.contract import Geometry
+from mvgpt_runtime.errors import MvgptError
+from mvgpt_runtime.manifest import (
+    Bundle,
+    FileInfo,
+    Manifest,
+    Memory,
+    ModelInfo,
+    Prompt,
+    Sampling,
+    StageInfo,
+    file_sha256,
+    read_manifest,
+)
+
+from .backends import BACKENDS, SUFFIXES, LoweredFile
+from .quant import RECIPES
+from .sources import Source, open_source
+from .stages import dynamic_shapes, example_inputs, stage_module
+from .tokenizer import special_ids
+from .verify import verify_bundle
+
+Progress = Callable[[str, int, int], None]
+"""(what is done next, steps done, steps in all)."""
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    backend: str = "xnnpack",
+    recipe: str = "fp32",
+    clip: str | None = None,
+    videomamba: str | None = None,
+    max_context: int | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Bundle:
+    """Export `checkpoint` (see `sources.open_source`) as a bundle folder `output`.
+
+    Args:
+        backend, recipe: names from BACKENDS and RECIPES.
+        clip, videomamba: where encoders come from that the checkpoint lacks.
+        max_context: positions of the KV cache (None: the video plus `config.PROMPT_RESERVE`).
+        progress: called before each step.
+
+    Raises:
+        MvgptError: a checkpoint that cannot be loaded, or a stage that does not equal the eager model. Nothing is written.
+    """
+    for kind, name, known in (("backend", backend, BACKENDS), ("recipe", recipe, RECIPES)):
+        if name not in known:
+            raise MvgptError(f"unknown {kind}", stage="export", expected=", ".join(known), got=name)
+    output = Path(output)
+    _check_output(output)
+    units: dict[str, list[str]] = {}
+    for stage in contract.STAGES:
+        units.setdefault(stage.unit, []).append(stage.name)
+    steps = ["load checkpoint", *(f"export {unit}" for unit in units), "verify"]
+
+    def step(i: int) -> None:
+        progress(steps[i], i, len(steps))
+
+    step(0)
+    source = open_source(str(checkpoint), clip=clip, videomamba=videomamba)
+    geometry = source.model.config.geometry(max_context)
+    # Before the long work, so that an unfit tokenizer costs nothing.
+    ids, stop_ids = special_ids(source.tokenizer, geometry.vocab_size) if source.tokenizer else ({}, ())
+    with _folder_in_the_making(output) as folder:
+        lowered: dict[str, LoweredFile] = {}
+        for i, (unit, stages) in enumerate(units.items(), start=1):
+            step(i)
+            name = unit + SUFFIXES[backend]
+            lowered[name] = export_unit(source, stages, geometry, backend, folder / name)
+        if source.tokenizer is not None:
+            source.tokenizer.save(str(folder / contract.TOKENIZER_NAME))
+        manifest = _manifest(source, geometry, backend, recipe, folder, lowered, ids, stop_ids)
+        step(len(steps) - 1)
+        verify_bundle(Bundle(folder, manifest), source.model, RECIPES[recipe].tolerance)
+        path = folder / contract.MANIFEST_NAME
+        with path.open("w", encoding="utf-8") as f:
+            f.write(manifest.model_dump_json(indent=1) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+    progress("done", len(steps), len(steps))
+    return Bundle(output, manifest)
+
+
+def export_unit(source: Source, stages: list[str], geometry: Geometry, backend: str, path: Path) -> LoweredFile:
+    """Export and lower the stages of one file."""
+    programs = {}
+    for name in stages:
+        with torch.no_grad():
+            programs[name] = torch.export.export(
+                stage_module(source.model, name, geometry),
+                example_inputs(name, geometry),
+                dynamic_shapes=dynamic_shapes(name, geometry),
+                strict=False,
+            )
+    return BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path)
+
+
+def _manifest(
+    source: Source,
+    geometry: Geometry,
+    backend: str,
+    recipe: str,
+    folder: Path,
+    lowered: dict[str, LoweredFile],
+    ids: dict[str, int],
+    stop_ids: tuple[int, ...],
+) -> Manifest:
+    def info(name: str, file: LoweredFile | None = None) -> FileInfo:
+        path = folder / name
+        return FileInfo(
+            sha256=file_sha256(path),
+            bytes=path.stat().st_size,
+            planned_bytes=file.planned_bytes if file else 0,
+            operators=file.operators if file else (),
+        )
+
+    files = {name: info(name, file) for name, file in lowered.items()}
+    loaded = {name: f.bytes + f.planned_bytes for name, f in files.items()}
+    stages = {
+        name: StageInfo(file=file, method=name, backend=backend, delegates=m.delegates, undelegated=m.undelegated)
+        for file, unit in lowered.items()
+        for name, m in unit.methods.items()
+    }
+    decoder_file = stages["text_decoder"].file
+    encoders = sum(size for name, size in loaded.items() if name != decoder_file)
+    if source.tokenizer is not None:
+        files[contract.TOKENIZER_NAME] = info(contract.TOKENIZER_NAME)
+    return Manifest(
+        schema_version=contract.MANIFEST_SCHEMA_VERSION,
+        contract_version=contract.CONTRACT_VERSION,
+        model=ModelInfo(
+            name=Path(source.name).name, parameters=sum(p.numel() for p in source.model.parameters()), license=source.license
+        ),
+        recipe=recipe,
+        backend=backend,
+        geometry=contract.geometry_dict(geometry),
+        stages={name: stages[name] for name in contract.STAGE_NAMES},
+        files=files,
+        tokenizer=contract.TOKENIZER_NAME if source.tokenizer is not None else None,
+        prompt=Prompt(prefix=contract.PROMPT_PREFIX, suffix=contract.PROMPT_SUFFIX),
+        stop_ids=stop_ids,
+        special_ids=ids,
+        sampling=Sampling(),
+        memory=Memory(all_loaded=sum(loaded.values()), low_memory=max(encoders, loaded[decoder_file])),
+        verified="close",
+        tools={name: version(name) for name in ("mvgpt", "torch", "executorch", "torchao")},
+    )
+
+
+def _check_output(output: Path) -> None:
+    """The output may be absent, empty, or a bundle (which is replaced); nobody's other files are touched."""
+    if not output.exists():
+        return
+    if output.is_dir():
+        if not any(output.iterdir()):
+            return
+        try:
+            read_manifest(output)
+            return
+        except MvgptError:
+            if (output / contract.MANIFEST_NAME).is_file() and any(output.glob("*.pte")):
+                return  # a damaged or older bundle
+    raise MvgptError(
+        "the output exists and is no bundle",
+        stage="export",
+        expected="a new or empty folder, or a bundle to replace",
+        got=output,
+        remedy="choose another name, or remove it yourself",
+    )
+
+
+@contextmanager
+def _folder_in_the_making(output: Path) -> Iterator[Path]:
+    """A hidden folder beside `output` that takes its place when the block ends, and vanishes when it fails."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    try:
+        folder.chmod(0o755)  # mkdtemp's folders are private
+        yield folder
+        if output.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
+            output.rename(old / output.name)
+            folder.rename(output)
+            shutil.rmtree(old)
+        else:
+            folder.rename(output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

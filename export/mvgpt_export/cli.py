@@ -1,0 +1,82 @@
+"""`mvgpt`: the runtime's commands and `export`. Heavy imports stay inside the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from mvgpt_runtime.cli import JsonOption, app, run
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="A folder in the published layout, a hub id (owner/name), `tiny` (embedded), or random weights of a "
+            "published size: `random:0.5b`, `random:1.5b`, `random:tiny`.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.", show_default=False)],
+    backend: Annotated[str, typer.Option(help="What the bundle runs on.")] = "xnnpack",
+    recipe: Annotated[str, typer.Option(help="How weights and activations are stored.")] = "fp32",
+    clip: Annotated[str | None, typer.Option(help="CLIP folder, if the checkpoint has no image encoder.")] = None,
+    videomamba: Annotated[str | None, typer.Option(help="VideoMamba .pth, if it has no video encoder.")] = None,
+    max_context: Annotated[
+        int | None,
+        typer.Option(help="Positions of the KV cache: prompt and answer together.", show_default="the video and 650 more"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a bundle for phones, and check every stage against the eager model.
+
+    Example: mvgpt export tiny -o bundles/tiny
+    """
+
+    def command() -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        _quiet_imports()
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("import torch")
+            from .bundle import export_bundle
+
+            bundle = export_bundle(
+                checkpoint,
+                output,
+                backend=backend,
+                recipe=recipe,
+                clip=clip,
+                videomamba=videomamba,
+                max_context=max_context,
+                progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+            )
+        size = sum(f.bytes for f in bundle.manifest.files.values())
+        if bundle.manifest.tokenizer is None:
+            print("warning: the checkpoint has no tokenizer; the bundle can be traced but not asked", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"bundle": str(output), "bytes": size, "manifest": bundle.manifest.model_dump(mode="json")}))
+        else:
+            print(f"{output}: {size / 1e6:.1f} MB, every stage checked; try: mvgpt ask {output} VIDEO 'question'")
+
+    run(command)
+
+
+def _quiet_imports() -> None:
+    """torchao and torch.export report their own missing CUDA parts and deprecations; none concerns the user."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    for name in ("torchao", "torch", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main() -> None:
+    app()

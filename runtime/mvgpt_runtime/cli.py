@@ -1,0 +1,178 @@
+"""`mvgpt ask` and `mvgpt inspect`: parse, call the library, print. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import MvgptError
+
+if TYPE_CHECKING:
+    from .manifest import Manifest
+    from .session import Answer, Session
+
+app = typer.Typer(
+    name="mvgpt",
+    help="Export Mobile-VideoGPT for phones, and ask the exported bundle about videos.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+BundleArg = Annotated[Path, typer.Argument(help="Folder made by `mvgpt export`.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def run(command: Callable[[], object]) -> None:
+    """Exit 2 with one clear message for bad input, 130 for Ctrl-C; anything else is a bug and shows its traceback."""
+    try:
+        command()
+    except MvgptError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output left
+        sys.stderr.close()
+        raise SystemExit(141) from None
+
+
+@app.command()
+def ask(
+    bundle: BundleArg,
+    video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.", show_default="bundle's")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy decoding.", show_default="bundle's")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens with this mass.", show_default="bundle's")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampling; the same seed gives the same answer.")] = 0,
+    start: Annotated[float | None, typer.Option(help="Seconds: where the part of interest begins.", show_default="0")] = None,
+    end: Annotated[float | None, typer.Option(help="Seconds: where it ends.", show_default="clip's end")] = None,
+    low_memory: Annotated[bool, typer.Option(help="Unload the encoders before the language model runs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a question about a video and stream the answer.
+
+    Example: mvgpt ask bundles/tiny assets/sample.mp4 "What happens?"
+    """
+
+    def command() -> None:
+        from .session import Session
+
+        session = Session(bundle, low_memory=low_memory)
+        _load_video(session, video, start, end, quiet=as_json)
+        answer = session.ask(
+            question, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
+        for token in answer:
+            if not as_json:
+                print(token, end="", flush=True)
+        if as_json:
+            print(json.dumps(_answer_json(session, answer, question), ensure_ascii=False))
+        else:
+            print()
+            print(_summary(answer.stats), file=sys.stderr)
+
+    run(command)
+
+
+@app.command()
+def inspect(bundle: BundleArg, as_json: JsonOption = False) -> None:
+    """Check a bundle's files and show what is in it.
+
+    Example: mvgpt inspect bundles/tiny --json
+    """
+
+    def command() -> None:
+        from .manifest import Bundle
+
+        opened = Bundle.open(bundle)
+        if as_json:
+            print(opened.manifest.model_dump_json(indent=1))
+        else:
+            _print_manifest(opened.manifest)
+
+    run(command)
+
+
+def main() -> None:
+    app()
+
+
+def _load_video(session: Session, video: Path, start: float | None, end: float | None, quiet: bool) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("reading the video …") as status:
+        if quiet or not console.is_terminal:
+            status.stop()
+        session.load_video(video, start, end, progress=lambda stage: status.update(f"{stage} …"))
+
+
+def _answer_json(session: Session, answer: Answer, question: str) -> dict[str, object]:
+    clip, encoded = session.clip, session.video
+    assert clip is not None
+    assert encoded is not None
+    return {
+        "question": question,
+        "answer": answer.text,
+        "token_ids": answer.token_ids,
+        "finish_reason": answer.finish_reason,
+        "frames": {
+            "indices": list(clip.indices),
+            "timestamps_s": [round(t, 3) for t in clip.timestamps_s],
+            "scores": [float(s) for s in encoded.frame_scores.reshape(-1)],
+            "key_frames": [int(k) for k in encoded.key_frames],
+        },
+        "stats": answer.stats,
+    }
+
+
+def _summary(stats: dict[str, float]) -> str:
+    """One line: where the time went, and how fast."""
+    from . import contract
+
+    times = {name: stats[f"{name}_ms"] for name in ("video_decode", "preprocess", *contract.ENCODER_STAGES) if f"{name}_ms" in stats}
+    parts = [f"{name} {ms:.0f} ms" for name, ms in times.items()]
+    parts.append(f"prefill {stats['num_prefilled_tokens']:.0f} tokens {stats['prompt_eval_ms']:.0f} ms")
+    parts.append(f"first token {stats['time_to_first_token_ms']:.0f} ms")
+    parts += [f"{what} {stats[key]:.1f} tokens/s" for what, key in _RATES.items() if key in stats]
+    return " · ".join([*parts, f"peak {stats['peak_rss_bytes'] / 1e6:.0f} MB"])
+
+
+_RATES = {"prefill": "prefill_tokens_per_s", "decode": "decode_tokens_per_s"}
+
+
+def _print_manifest(manifest: Manifest) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    sizes = manifest.sizes
+    console.print(
+        f"[bold]{manifest.model.name}[/]  {manifest.model.parameters / 1e6:.1f} M parameters · {manifest.backend} · "
+        f"{manifest.recipe} · contract {manifest.contract_version} · {manifest.model.license}",
+        highlight=False,
+    )
+    console.print(
+        f"{sizes.num_frames} frames of {sizes.image_size} px, {sizes.key_frames} key frames, {sizes.visual_tokens} visual "
+        f"tokens; KV cache of {sizes.max_context} positions, prefill in chunks of {sizes.prefill_chunk}",
+        highlight=False,
+    )
+    table = Table("stage", "file", "MB", "delegates", "operators outside", box=None, pad_edge=False)
+    for name, stage in manifest.stages.items():
+        size = manifest.files[stage.file].bytes / 1e6
+        table.add_row(name, stage.file, f"{size:.1f}", str(stage.delegates), str(sum(stage.undelegated.values())))
+    console.print(table)
+    memory = manifest.memory
+    console.print(
+        f"memory estimate: {memory.all_loaded / 1e6:.0f} MB, low_memory {memory.low_memory / 1e6:.0f} MB (plus the process)",
+        highlight=False,
+    )
+    console.print("tools: " + ", ".join(f"{name} {v}" for name, v in manifest.tools.items()), highlight=False)

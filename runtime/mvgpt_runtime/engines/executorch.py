@@ -1,0 +1,137 @@
+"""Engine on ExecuTorch: the runtime that the Android and iOS packages embed, through its Python bindings."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import contract
+from ..errors import MvgptError
+from ..manifest import Bundle
+from . import check_inputs, zero_inputs
+
+# Kernel libraries inside the executorch package, by operator namespace; loaded when a bundle needs them.
+KERNEL_LIBRARIES = {
+    "llama": "extension/llm/custom_ops/libcustom_ops_aot_lib.*",
+    "quantized_decomposed": "kernels/quantized/libquantized_ops_aot_lib.*",
+}
+
+
+class ExecuTorchEngine:
+    """See `Engine`. Programs are memory-mapped; a stage's method is loaded when it is first used."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self._runtime, self._bundle = _runtime(), bundle
+        if threads is not None:
+            self._runtime._unsafe_reset_threadpool(threads)  # before any method is loaded
+        # A program per stage, although stages may share a file: a program's methods share one arena, in which
+        # token_embedding could overwrite text_decoder's KV cache.
+        self._methods: dict[str, tuple[Any, Any]] = {}
+
+    def load(self, stage: str) -> None:
+        if stage not in self._methods:
+            self._methods[stage] = self._load(stage)
+
+    def unload(self, stage: str) -> None:
+        self._methods.pop(stage, None)
+
+    def prewarm(self, stage: str) -> None:
+        self.run(stage, zero_inputs(stage, self._bundle.geometry))
+
+    def run(self, stage: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        import torch
+
+        check_inputs(stage, inputs, self._bundle.geometry)
+        self.load(stage)
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+        try:
+            outputs = self._methods[stage][1](tensors)  # cloned out of the method's memory
+        except RuntimeError as e:
+            raise MvgptError("ExecuTorch could not run the stage", stage=stage, got=e) from None
+        return [tensor.numpy() for tensor in outputs]
+
+    def _load(self, stage: str) -> tuple[Any, Any]:
+        info = self._bundle.manifest.stages[stage]
+        operators = self._bundle.manifest.files[info.file].operators
+        with _native_log() as log:
+            for namespace in {name.partition("::")[0] for name in operators}:
+                _load_kernels(namespace)
+            if missing := sorted(set(operators) - set(self._runtime._get_operator_names())):
+                raise MvgptError(
+                    f"this runtime lacks operators that {info.file} needs",
+                    stage=stage,
+                    expected=", ".join(missing),
+                    remedy="use a build of the runtime with these kernels, or export without them",
+                )
+            try:
+                program = self._runtime._load_program(str(self._bundle.folder / info.file))
+                stamp = json.loads(program.load_method(contract.METADATA_METHOD)([])[0])
+                self._check_stamp(info.file, stamp)
+                method = program.load_method(info.method)
+            except (RuntimeError, ValueError, IndexError, TypeError) as e:
+                raise MvgptError(f"ExecuTorch cannot load {info.file}", stage=stage, got=f"{e} {log()}".strip()) from None
+        return program, method
+
+    def _check_stamp(self, file: str, stamp: object) -> None:
+        stages = [name for name, info in self._bundle.manifest.stages.items() if info.file == file]
+        expected = contract.stamp(stages, self._bundle.geometry)
+        if stamp != expected:
+            raise MvgptError(
+                f"{file} was exported for another bundle",
+                stage="bundle",
+                expected=expected,
+                got=stamp,
+                remedy="export the whole bundle again; files of different exports do not mix",
+            )
+
+
+def _runtime() -> Any:
+    """ExecuTorch's bindings. The public module around them imports the export compiler too: 2.5 s before the first frame."""
+    import torch  # noqa: F401  the bindings link to its libraries
+    from executorch.extension.pybindings import _C
+
+    return _C
+
+
+def _load_kernels(namespace: str) -> None:
+    if (pattern := KERNEL_LIBRARIES.get(namespace)) is None:
+        return
+    import torch
+
+    spec = importlib.util.find_spec("executorch")
+    roots = spec.submodule_search_locations if spec else None
+    for path in (p for root in roots or () for p in Path(root).glob(pattern)):
+        torch.ops.load_library(str(path))  # loading it again does nothing
+
+
+@contextmanager
+def _native_log() -> Iterator[Callable[[], str]]:
+    """Keep what native code writes to stderr off the terminal; the value is a function that returns it, condensed.
+
+    ExecuTorch logs dozens of lines about CPU files and operator tables; an error should be one message.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as sink:
+        saved = os.dup(2)
+        os.dup2(sink.fileno(), 2)
+
+        def text() -> str:
+            sink.seek(0)
+            lines = sink.read().decode(errors="replace").splitlines()
+            return "; ".join(re.sub(r"^\[\S+\] ?", "", line) for line in lines if "issing" in line or "rror" in line)[:500]
+
+        try:
+            yield text
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,200 @@
+"""A bundle folder and its manifest: what the exporter promises and a host checks before it loads anything.
+
+The schema is `Manifest`; docs/bundle-format.md describes it for other languages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from . import contract
+from .contract import Geometry
+from .errors import MvgptError
+
+
+def _plain_name(name: str) -> str:
+    """A file of this folder: nothing that could leave it, on any OS."""
+    if not name or name in (".", "..") or any(c in name for c in "/\\:\0"):
+        raise ValueError(f"file name {name!r} leaves the bundle folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_plain_name)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelInfo(_Part):
+    name: str  # as given to the exporter
+    parameters: PositiveInt
+    license: str
+
+
+class FileInfo(_Part):
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: NonNegativeInt
+    planned_bytes: NonNegativeInt = 0  # activations and state that loading this file allocates
+    operators: tuple[str, ...] = ()  # kernels the runtime must have besides the delegates
+
+
+class StageInfo(_Part):
+    file: FileName
+    method: str
+    backend: str
+    delegates: NonNegativeInt  # subgraphs that run on the backend
+    undelegated: dict[str, PositiveInt]  # operators that run as portable kernels, with their count
+
+
+class Prompt(_Part):
+    prefix: str
+    suffix: str  # with one {question}
+
+
+class Sampling(_Part):
+    temperature: Annotated[float, Field(ge=0)] = 0.0  # 0: greedy
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: PositiveInt = 128
+
+
+class Memory(_Part):
+    """Estimates in bytes, to choose a device by: files mapped plus planned arenas; the process itself is not in it."""
+
+    all_loaded: NonNegativeInt
+    low_memory: NonNegativeInt  # the larger of: encoders alone, language model alone
+
+
+class Manifest(_Part):
+    schema_version: int
+    contract_version: int
+    model: ModelInfo
+    recipe: str
+    backend: str
+    geometry: dict[str, NonNegativeInt]
+    stages: dict[str, StageInfo]
+    files: dict[FileName, FileInfo]
+    tokenizer: FileName | None  # None: the checkpoint had none; the bundle can be traced but not asked
+    prompt: Prompt
+    stop_ids: tuple[NonNegativeInt, ...]
+    special_ids: dict[str, NonNegativeInt]
+    sampling: Sampling
+    memory: Memory
+    verified: Literal["close", "skipped"]  # whether export ran every stage against the eager model
+    tools: dict[str, str]
+
+    @property
+    def sizes(self) -> Geometry:
+        return Geometry(**self.geometry)
+
+
+class Bundle:
+    """An opened bundle: the manifest is valid, every file is there and has the promised size and hash."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest, self.geometry = folder, manifest, manifest.sizes
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Bundle:
+        """Raises MvgptError for anything that is not exactly as the manifest says."""
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        with ThreadPoolExecutor() as pool:  # hashing releases the GIL
+            for _ in pool.map(lambda item: _check_file(folder / item[0], item[1]), manifest.files.items()):
+                pass
+        return cls(folder, manifest)
+
+    def path(self, stage: str) -> Path:
+        """The file that holds `stage`."""
+        return self.folder / self.manifest.stages[stage].file
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest alone, checked against the schema, this contract and itself; no other file is read."""
+    path = folder / contract.MANIFEST_NAME
+    if not folder.is_dir():
+        raise MvgptError("no such bundle folder", stage="bundle", got=folder, remedy="make one with `mvgpt export`")
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MvgptError(
+            f"the folder has no {contract.MANIFEST_NAME}",
+            stage="bundle",
+            got=folder,
+            remedy="an export that was interrupted leaves none: export again",
+        ) from None
+    except (ValueError, OSError, RecursionError) as e:
+        raise MvgptError("cannot read the manifest", stage="bundle", expected="UTF-8 JSON", got=e) from None
+    if not isinstance(raw, dict):
+        raise MvgptError("the manifest is no JSON object", stage="bundle", got=type(raw).__name__)
+    # Versions first: another version's manifest need not fit this schema, and the reason should be the version.
+    for key, expected in (
+        ("schema_version", contract.MANIFEST_SCHEMA_VERSION),
+        ("contract_version", contract.CONTRACT_VERSION),
+    ):
+        if raw.get(key) != expected:
+            raise MvgptError(
+                f"the bundle has another {key}",
+                stage="bundle",
+                expected=expected,
+                got=raw.get(key),
+                remedy="export the checkpoint again with this version of mvgpt",
+            )
+    try:
+        # From the text, so that JSON's arrays may fill tuples while every type stays strict.
+        manifest = Manifest.model_validate_json(json.dumps(raw))
+        _check_consistency(manifest)
+    except (ValidationError, ValueError, TypeError) as e:
+        first = e.errors()[0] if isinstance(e, ValidationError) else None
+        where = ".".join(str(part) for part in first["loc"]) if first else ""
+        got = f"{where}: {first['msg']}" if first else str(e)
+        raise MvgptError("the manifest is malformed", stage="bundle", got=got, remedy="export again") from None
+    return manifest
+
+
+def _check_consistency(manifest: Manifest) -> None:
+    if tuple(manifest.stages) != contract.STAGE_NAMES:
+        raise ValueError(f"stages: expected {', '.join(contract.STAGE_NAMES)}; got {', '.join(manifest.stages)}")
+    named = {s.file for s in manifest.stages.values()} | ({manifest.tokenizer} if manifest.tokenizer else set())
+    if named != manifest.files.keys():
+        raise ValueError(f"files: the stages and the tokenizer name {sorted(named)}, listed are {sorted(manifest.files)}")
+    if "{question}" not in manifest.prompt.suffix:
+        raise ValueError("prompt.suffix has no {question}")
+    sizes = manifest.sizes  # TypeError for an unknown or missing size
+    if sizes.num_frames % sizes.chunk_frames or sizes.visual_tokens >= sizes.max_context or sizes.prefill_chunk < 1:
+        raise ValueError(f"geometry: impossible sizes {manifest.geometry}")
+
+
+def _check_file(path: Path, info: FileInfo) -> None:
+    if not path.is_file():
+        raise MvgptError("a file of the bundle is missing", stage="bundle", expected=path, remedy="copy or export it again")
+    if (size := path.stat().st_size) != info.bytes:
+        raise MvgptError(
+            f"{path.name} has another size than the manifest says",
+            stage="bundle",
+            expected=f"{info.bytes} bytes",
+            got=f"{size} bytes",
+            remedy="the copy was cut short or the file was changed: copy or export it again",
+        )
+    if (digest := file_sha256(path)) != info.sha256:
+        raise MvgptError(
+            f"{path.name} has another sha256 than the manifest says",
+            stage="bundle",
+            expected=info.sha256,
+            got=digest,
+            remedy="the file is damaged or was changed: copy or export it again",
+        )
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""Step 7a, prompt: question → token ids before and after the visual tokens, and token ids → text as it streams.
+
+The tokenizer is the checkpoint's own tokenizer.json, run by Hugging Face's `tokenizers`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import MvgptError
+from .manifest import Bundle
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def load_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The bundle's tokenizer; MvgptError if it has none or the file is malformed."""
+    if bundle.manifest.tokenizer is None:
+        raise MvgptError(
+            "the bundle has no tokenizer, so it cannot be asked (tracing with token ids works)",
+            stage="tokenizer",
+            remedy="put the language model's tokenizer.json into the checkpoint folder and export again",
+        )
+    return read_tokenizer(bundle.folder / bundle.manifest.tokenizer)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as e:  # noqa: BLE001  tokenizers raises plain Exception, nothing narrower
+        raise MvgptError(f"{path.name} is no tokenizer", stage="tokenizer", got=e) from None
+
+
+class Prompt:
+    """The manifest's template, tokenised. Each piece around the visual tokens is tokenised on its own."""
+
+    def __init__(self, bundle: Bundle, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._suffix = tokenizer, bundle.manifest.prompt.suffix
+        self.prefix_ids = self._encode(bundle.manifest.prompt.prefix)
+
+    def suffix_ids(self, question: str) -> list[int]:
+        """Ids of everything after the visual tokens."""
+        if not question.strip():
+            raise MvgptError("the question is empty", stage="prompt")
+        return self._encode(self._suffix.replace("{question}", question))
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            text.encode("utf-8")  # a lone surrogate would be a panic inside the tokenizer
+        except UnicodeEncodeError as e:
+            raise MvgptError("the text is not valid Unicode", stage="prompt", got=e) from None
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+class TextStream:
+    """Token ids in, text out, never half a character: bytes of an unfinished one wait for the next token."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._tokenizer, self._stream = tokenizer, DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self.text = ""
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes, often a word, sometimes nothing."""
+        self._ids.append(token_id)
+        piece: str = self._stream.step(self._tokenizer, token_id) or ""
+        self.text += piece
+        return piece
+
+    def finish(self) -> str:
+        """What still waits when generation stops in the middle of a character (with U+FFFD for it)."""
+        whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        rest = whole[len(self.text) :] if whole.startswith(self.text) else ""
+        self.text += rest
+        return rest

@@ -1,0 +1,47 @@
+"""Metrics of a question and its video, under the contract's names; every division is here."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from . import contract
+
+
+class Stats:
+    """Milliseconds, counts and rates by the contract's metric names. A metric that was not measured is absent."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def add(self, name: str, value: float) -> None:
+        if name not in contract.METRICS:
+            raise KeyError(name)
+        self.values[name] = self.values.get(name, 0) + value
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the wall-clock time of the block, whatever ends it."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, (time.perf_counter() - start) * 1e3)
+
+    def rate(self, name: str, count: float, ms: float) -> None:
+        """count per second; absent where there is nothing to divide by."""
+        if count > 0 and ms > 0:
+            self.add(name, count / ms * 1e3)
+
+    def as_dict(self) -> dict[str, float]:
+        """In the contract's order."""
+        return {name: self.values[name] for name in contract.METRICS if name in self.values}
+
+
+def peak_rss_bytes() -> int:
+    """Highest resident set size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
