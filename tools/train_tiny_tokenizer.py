@@ -19,19 +19,24 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 COLOURS = "red green blue yellow orange purple pink white black grey brown cyan".split()
 SHAPES = "circle square triangle star ring cross diamond bar ball box".split()
 ACTIONS = (
-    "moves to the left|moves to the right|moves up|moves down|bounces off the wall|appears|disappears|vanishes|grows|shrinks|"
-    "stands still|turns around|speeds up|slows down|swaps places with the other one|stops|crosses the middle|leaves the picture"
+    "moves to the left|moves to the right|moves up|moves down|bounces off the wall|appears|disappears|vanishes|"
+    "grows|shrinks|stands still|turns around|speeds up|slows down|swaps places with the other one|"
+    "stops|crosses the middle|leaves the picture"
 ).split("|")
-WHEN = "first|then|after that|at the end|in the beginning|halfway through|before the other one|for a moment|again|never".split("|")
+WHEN = (
+    "first|then|after that|at the end|in the beginning|halfway through|before the other one|for a moment|again|never"
+).split("|")
 QUESTIONS = (
     "What happens in this video?|What does the {c} {s} do?|How many {s}s are there?|Which colour is the {s}?|"
     "Does the {c} {s} move to the left or to the right?|What happens {w}?|Is there a {c} {s} in the clip?|"
-    "Which one is faster, the {c} {s} or the other one?|Describe the video in one sentence.|What is the first thing you see?|"
-    "When does the {c} {s} appear?|Which event comes before the others? Answer with A, B, C or D."
+    "Which one is faster, the {c} {s} or the other one?|Describe the video in one sentence.|"
+    "What is the first thing you see?|When does the {c} {s} appear?|"
+    "Which event comes before the others? Answer with A, B, C or D."
 ).split("|")
 ANSWERS = (
-    "The {c} {s} {a}.|A {c} {s} {a} {w}.|It {a}.|Yes, there is one.|No, there is none.|There are {n} of them.|The answer is {o}.|"
-    "{w}, the {c} {s} {a}, and the background does not change.|The {s} is {c}.|The {c} one is faster than the other one."
+    "The {c} {s} {a}.|A {c} {s} {a} {w}.|It {a}.|Yes, there is one.|No, there is none.|There are {n} of them.|"
+    "The answer is {o}.|{w}, the {c} {s} {a}, and the background does not change.|The {s} is {c}.|"
+    "The {c} one is faster than the other one."
 ).split("|")
 NUMBERS = "zero one two three four five six seven eight nine ten 0 1 2 3 4 5 6 7 8 9 10 12 15 16 20 24 30".split()
 

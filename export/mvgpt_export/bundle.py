@@ -1,6 +1,6 @@
 """Checkpoint → bundle: export each stage, lower it, run it against the eager model, and only then write the manifest.
 
-Everything is written to a folder beside the output that is renamed at the end: what is killed half-way leaves no bundle.
+Everything is written to a folder beside the output and renamed at the end: a killed export leaves no bundle.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def export_bundle(
         progress: called before each step.
 
     Raises:
-        MvgptError: a checkpoint that cannot be loaded, or a stage that does not equal the eager model. Nothing is written.
+        MvgptError: a checkpoint that cannot be loaded, a stage that differs from the eager model. Nothing is written.
     """
     for kind, name, known in (("backend", backend, BACKENDS), ("recipe", recipe, RECIPES)):
         if name not in known:
@@ -150,7 +150,9 @@ def _manifest(
         schema_version=contract.MANIFEST_SCHEMA_VERSION,
         contract_version=contract.CONTRACT_VERSION,
         model=ModelInfo(
-            name=Path(source.name).name, parameters=sum(p.numel() for p in source.model.parameters()), license=source.license
+            name=Path(source.name).name,
+            parameters=sum(p.numel() for p in source.model.parameters()),
+            license=source.license,
         ),
         recipe=recipe,
         backend=backend,

@@ -11,6 +11,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,24 @@ IGNORED = re.compile(
     r"|language_model\.(rotary_emb|layers\.\d+\.self_attn\.rotary_emb)\.inv_freq"
 )
 
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
 Loader = Callable[[], torch.Tensor]
 
 # What torch.load raises on files that are damaged or hold code; it has no error type of its own.
-_PICKLE_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError)
+_PICKLE_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)
 
 
 class Tensors(Mapping[str, torch.Tensor]):
@@ -104,8 +119,10 @@ def open_safetensors(path: Path) -> Tensors:
     except FileNotFoundError:
         raise _error("file not found", got=path) from None
     except (SafetensorError, OSError) as e:
-        raise _error(f"{path.name} is no safetensors file, or is truncated", got=e, remedy="download it again") from None
-    return Tensors(shapes, {name: lambda name=name: file.get_tensor(name) for name in shapes})
+        raise _error(
+            f"{path.name} is no safetensors file, or is truncated", got=e, remedy="download it again"
+        ) from None
+    return Tensors(shapes, {name: partial(file.get_tensor, name) for name in shapes})
 
 
 def open_pickle(path: Path) -> Tensors:
@@ -126,7 +143,7 @@ def open_pickle(path: Path) -> Tensors:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise _error(f"{path.name} holds no tensors by name", got=type(state).__name__)
-    return Tensors({n: tuple(t.shape) for n, t in state.items()}, {n: lambda t=t: t for n, t in state.items()})
+    return Tensors({n: tuple(t.shape) for n, t in state.items()}, {n: partial(_same, t) for n, t in state.items()})
 
 
 def open_folder(folder: Path) -> Tensors:
@@ -169,7 +186,11 @@ def _below(prefix: str) -> Callable[[str], str | None]:
 def _clip_tensors(source: Path) -> Tensors:
     """A Hugging Face CLIP folder; its text half and projections are another network's."""
     file = source if source.is_file() else None
-    tensors = (open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)) if file else open_folder(source)
+    tensors = (
+        (open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file))
+        if file
+        else open_folder(source)
+    )
     return tensors.renamed(lambda name: f"image_encoder.{n}" if (n := _below("vision_model.")(name)) else None)
 
 
@@ -194,12 +215,17 @@ def load_model(folder: str | Path, *, clip: str | Path | None = None, videomamba
     stored = open_folder(folder)
     foreign = sorted(name for name in stored if _internal_name(name) is None)
     tensors = stored.renamed(_internal_name)
-    for network, source, opener in (("image_encoder", clip, _clip_tensors), ("video_encoder", videomamba, _videomamba_tensors)):
+    for network, source, opener in (
+        ("image_encoder", clip, _clip_tensors),
+        ("video_encoder", videomamba, _videomamba_tensors),
+    ):
         present = any(name.startswith(f"{network}.") for name in tensors)
         if source is None:
             continue
         if present:
-            raise _error(f"the checkpoint has {network} weights of its own", got=source, remedy="leave the second source out")
+            raise _error(
+                f"the checkpoint has {network} weights of its own", got=source, remedy="leave the second source out"
+            )
         tensors = tensors.merged(opener(Path(source)))
     config = read_config(
         raw, tensors.renamed(_below("image_encoder.")).shapes, tensors.renamed(_below("video_encoder.")).shapes
@@ -221,7 +247,9 @@ def _assemble(config: ModelConfig, tensors: Tensors, foreign: list[str], raw: Ma
     head = f"language_model.{LM_HEAD}"
     if config.text.tied and head in found:
         if not torch.equal(tensors[head], tensors["language_model.embed_tokens.weight"]):
-            raise _error("lm_head.weight differs from embed_tokens.weight", expected="tie_word_embeddings: equal tensors")
+            raise _error(
+                "lm_head.weight differs from embed_tokens.weight", expected="tie_word_embeddings: equal tensors"
+            )
         found.remove(head)
 
     problems = {
@@ -238,11 +266,15 @@ def _assemble(config: ModelConfig, tensors: Tensors, foreign: list[str], raw: Ma
             "the tensors are not this model's",
             expected="every tensor of config.json's model, and no other",
             got="".join(f"\n   {kind} ({len(names)}):{_listing(names)}" for kind, names in problems.items() if names),
-            remedy="compare config.json with the weights; separately published encoders go in with --clip and --videomamba",
+            remedy="compare config.json with the weights; encoders published apart go in with --clip and --videomamba",
         )
     for network in PREFIXES:
         module: nn.Module = getattr(model, network)
-        state = {name: t.to(torch.float32) for name, t in tensors.renamed(_below(f"{network}.")).items() if f"{network}.{name}" in wanted}
+        state = {
+            name: t.to(torch.float32)
+            for name, t in tensors.renamed(_below(f"{network}.")).items()
+            if f"{network}.{name}" in wanted
+        }
         module.load_state_dict(videomamba.sanitize(state), strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -262,5 +294,7 @@ def save_checkpoint(model: VideoGPT, folder: str | Path) -> None:
     state[patch] = state[patch].unsqueeze(2)
     for name, shape in clip_network.never_run_keys(model.config.clip).items():
         state[PREFIXES["image_encoder"] + name] = torch.zeros(shape)
-    save_file({name: t.contiguous() for name, t in state.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: t.contiguous() for name, t in state.items()}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
     (folder / "config.json").write_text(json.dumps(config_json(model.config), indent=1))

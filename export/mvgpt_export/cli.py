@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +30,9 @@ def export(
     videomamba: Annotated[str | None, typer.Option(help="VideoMamba .pth, if it has no video encoder.")] = None,
     max_context: Annotated[
         int | None,
-        typer.Option(help="Positions of the KV cache: prompt and answer together.", show_default="the video and 650 more"),
+        typer.Option(
+            help="Positions of the KV cache: prompt and answer together.", show_default="the video and 650 more"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,13 +42,9 @@ def export(
     """
 
     def command() -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
         _quiet_imports()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("import torch")
+        with _progress() as progress:
+            progress("import torch", 0, 1)
             from .bundle import export_bundle
 
             bundle = export_bundle(
@@ -55,27 +55,48 @@ def export(
                 clip=clip,
                 videomamba=videomamba,
                 max_context=max_context,
-                progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+                progress=progress,
             )
         size = sum(f.bytes for f in bundle.manifest.files.values())
         if bundle.manifest.tokenizer is None:
             print("warning: the checkpoint has no tokenizer; the bundle can be traced but not asked", file=sys.stderr)
         if as_json:
-            print(json.dumps({"bundle": str(output), "bytes": size, "manifest": bundle.manifest.model_dump(mode="json")}))
+            print(
+                json.dumps({"bundle": str(output), "bytes": size, "manifest": bundle.manifest.model_dump(mode="json")})
+            )
         else:
             print(f"{output}: {size / 1e6:.1f} MB, every stage checked; try: mvgpt ask {output} VIDEO 'question'")
 
     run(command)
 
 
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, a line per step in a log."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    steps = TextColumn("{task.completed}/{task.total}")
+    columns = (TextColumn("{task.description}"), BarColumn(), steps, TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+
+        def update(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+            if not console.is_terminal:
+                print(f"[{done}/{total}] {what}", file=sys.stderr)
+
+        yield update
+
+
 def _quiet_imports() -> None:
-    """torchao and torch.export report their own missing CUDA parts and deprecations; none concerns the user."""
+    """torch, torchao and executorch report missing CUDA parts and their own deprecations; none concerns the user."""
     import logging
     import warnings
 
     warnings.filterwarnings("ignore")
-    for name in ("torchao", "torch", "root"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
 
 
 def main() -> None:

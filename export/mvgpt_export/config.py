@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.errors import MvgptError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -149,62 +150,78 @@ def _bad(what: str, expected: object, got: object, remedy: str | None = None) ->
 def pipeline_config(raw: Mapping[str, Any]) -> PipelineConfig:
     """From config.json's optional `"mvgpt"` object."""
     given = dict(raw.get("mvgpt", {}))
-    known = {f.name: type(f.default) for f in fields(PipelineConfig)}
+    known = {name: type(value) for name, value in asdict(PipelineConfig()).items()}
     for name, value in given.items():
         if name not in known:
             raise _bad("unknown key in 'mvgpt'", ", ".join(known), name)
-        if type(value) is not known[name] or value <= 0 and known[name] is int:
+        if type(value) is not known[name] or (value <= 0 and known[name] is int):
             raise _bad(f"bad value of mvgpt.{name}", f"a positive {known[name].__name__}", repr(value))
     pipeline = PipelineConfig(**given)
     if pipeline.num_frames % pipeline.chunk_frames or pipeline.select_k > pipeline.chunk_frames:
-        raise _bad("frames do not divide into chunks", "num_frames = n · chunk_frames, select_k ≤ chunk_frames", pipeline)
+        raise _bad(
+            "frames do not divide into chunks", "num_frames = n · chunk_frames, select_k ≤ chunk_frames", pipeline
+        )
     return pipeline
+
+
+class _TextFields(BaseModel):
+    """config.json's Qwen2 fields; the ones with a single allowed value are variants this network does not have."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    hidden_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    intermediate_size: PositiveInt
+    vocab_size: PositiveInt
+    rms_norm_eps: PositiveFloat
+    tie_word_embeddings: bool
+    head_dim: PositiveInt | None = None
+    rope_theta: PositiveFloat | None = None
+    rope_parameters: dict[str, Any] | None = None  # where newer files keep rope_theta
+    rope_scaling: None = None
+    hidden_act: Literal["silu"] = "silu"
+    use_sliding_window: Literal[False] = False
 
 
 def text_config(raw: Mapping[str, Any]) -> Qwen2Config:
     """From config.json's Qwen2 fields; an unsupported variant is an error, as is a missing field."""
-    rope = raw.get("rope_parameters") or {}
-    supported = {
-        "hidden_act": (raw.get("hidden_act", "silu"), "silu"),
-        "use_sliding_window": (raw.get("use_sliding_window", False), False),
-        "rope_scaling": (raw.get("rope_scaling"), None),
-        "rope_parameters.rope_type": (rope.get("rope_type", "default"), "default"),
-    }
-    for name, (got, expected) in supported.items():
-        if got != expected:
-            raise _bad(f"unsupported {name}", expected, got)
-
-    def need(name: str, kind: type = int) -> Any:
-        value = raw.get(name)
-        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (kind, int)) or value <= 0 and kind is int:
-            raise _bad(f"field {name!r} is missing or malformed", f"a {kind.__name__}", repr(value))
-        return kind(value)
-
-    heads, hidden = need("num_attention_heads"), need("hidden_size")
-    kv_heads = need("num_key_value_heads")
-    head_dim = raw.get("head_dim") or hidden // heads
+    try:
+        text = _TextFields.model_validate(raw)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _bad(f"field {where!r} is missing or unsupported", first["msg"], repr(raw.get(where))) from None
+    rope = text.rope_parameters or {}
+    theta = rope.get("rope_theta", text.rope_theta)
+    if not isinstance(theta, (int, float)) or rope.get("rope_type", "default") != "default":
+        raise _bad("the rotary embedding is missing or unsupported", "a rope_theta, no scaling", rope or None)
+    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+    head_dim = text.head_dim or text.hidden_size // heads
     if heads % kv_heads or head_dim % 2:
-        raise _bad("attention heads do not group", "heads = n · kv_heads and an even head_dim", (heads, kv_heads, head_dim))
-    theta = rope.get("rope_theta", raw.get("rope_theta"))
-    if not isinstance(theta, (int, float)):
-        raise _bad("field 'rope_theta' is missing or malformed", "a number", repr(theta))
+        raise _bad("attention heads do not group", "heads = n · kv_heads, head_dim even", (heads, kv_heads, head_dim))
     return Qwen2Config(
-        hidden_size=hidden,
-        layers=need("num_hidden_layers"),
+        hidden_size=text.hidden_size,
+        layers=text.num_hidden_layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        mlp_width=need("intermediate_size"),
-        vocab_size=need("vocab_size"),
-        norm_eps=need("rms_norm_eps", float),
+        mlp_width=text.intermediate_size,
+        vocab_size=text.vocab_size,
+        norm_eps=text.rms_norm_eps,
         rope_theta=float(theta),
-        tied=need("tie_word_embeddings", bool),
+        tied=text.tie_word_embeddings,
     )
 
 
 def read_config(raw: Mapping[str, Any], clip: Shapes, video: Shapes) -> ModelConfig:
     """From config.json and the two encoders' tensor shapes (names below the encoders' prefixes)."""
-    for name, expected in (("mm_projector_type", "etp"), ("image_mm_projector_type", "etp"), ("mm_vision_select_layer", -2)):
+    for name, expected in (
+        ("mm_projector_type", "etp"),
+        ("image_mm_projector_type", "etp"),
+        ("mm_vision_select_layer", -2),
+    ):
         if raw.get(name) != expected:
             raise _bad(f"unsupported or missing {name}", repr(expected), repr(raw.get(name)))
     pipeline, text = pipeline_config(raw), text_config(raw)
@@ -225,7 +242,9 @@ def assemble(pipeline: PipelineConfig, clip: ClipConfig, video: VideoMambaConfig
         clip=clip,
         scorer=ScorerConfig(pipeline.select_k, pipeline.select_largest),
         video=video,
-        image_projector=ProjectorConfig(clip.width, text.hidden_size, clip.image_size // clip.patch_size, pipeline.image_pool),
+        image_projector=ProjectorConfig(
+            clip.width, text.hidden_size, clip.image_size // clip.patch_size, pipeline.image_pool
+        ),
         video_projector=ProjectorConfig(video.width, text.hidden_size, chunk_side, pipeline.video_pool),
         text=text,
     )
@@ -239,7 +258,7 @@ def _shape(shapes: Shapes, name: str, rank: int, network: str) -> tuple[int, ...
             stage="checkpoint",
             expected=f"{rank} dimensions",
             got=got,
-            remedy="is this a Mobile-VideoGPT checkpoint? Encoder weights may also be given apart (--clip, --videomamba)",
+            remedy="is this a Mobile-VideoGPT checkpoint? Encoders may also be given apart (--clip, --videomamba)",
         )
     return got
 
@@ -287,7 +306,7 @@ def _video_config(shapes: Shapes, pipeline: PipelineConfig) -> VideoMambaConfig:
     )
 
 
-# --- Geometries known by name (`mvgpt export random:NAME`); sizes of the published checkpoints and of the embedded one --
+# --- Geometries known by name (`mvgpt export random:NAME`): the published checkpoints' and the embedded default's ---
 def _published(text: Qwen2Config) -> ModelConfig:
     pipeline = PipelineConfig()
     clip = ClipConfig(image_size=224, patch_size=16, width=768, layers=12, heads=12, mlp_width=3072)

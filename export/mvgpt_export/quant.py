@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """`tolerance`: largest difference to the eager stage that export accepts, relative to the output's largest value."""
+    """`tolerance`: largest difference to the eager stage that export accepts, over the output's largest value."""
 
     tolerance: float
 

@@ -18,7 +18,13 @@ def random_model(config: ModelConfig, seed: int = 0) -> VideoGPT:
     """
     with torch.device("meta"):
         model = VideoGPT(config)
-    for network in (model.image_encoder, model.video_encoder, model.image_projector, model.video_projector, model.language_model):
+    for network in (
+        model.image_encoder,
+        model.video_encoder,
+        model.image_projector,
+        model.video_projector,
+        model.language_model,
+    ):
         state = {name: _draw(name, tuple(p.shape), seed) for name, p in network.named_parameters()}
         network.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What the command line's CHECKPOINT may be: a folder, a hub id, `tiny`, `random:0.5b|1.5b|tiny` → model and tokenizer."""
+"""What CHECKPOINT may be on the command line: a folder, a hub id, `tiny`, `random:SIZE` → model and tokenizer."""
 
 from __future__ import annotations
 
@@ -49,14 +49,16 @@ def open_source(checkpoint: str, *, clip: str | None = None, videomamba: str | N
         if size not in NAMED_CONFIGS:
             raise MvgptError("unknown size", stage="checkpoint", expected=", ".join(NAMED_CONFIGS), got=size)
         if clip or videomamba:
-            raise MvgptError("random weights take no second source", stage="checkpoint", remedy="leave --clip and --videomamba out")
+            raise MvgptError(
+                "random weights take no second source", stage="checkpoint", remedy="leave --clip and --videomamba out"
+            )
         tokenizer = tiny_tokenizer() if size == "tiny" else qwen_tokenizer()  # first: it is the quicker one to fail
         return Source(checkpoint, "Apache-2.0", random_model(NAMED_CONFIGS[size]), tokenizer)
 
     from .checkpoint import load_model, open_folder, read_json
 
     folder = Path(checkpoint)
-    if not folder.is_dir():
+    if not checkpoint or not folder.is_dir():
         if not HUB_ID.fullmatch(checkpoint) or folder.exists():
             raise MvgptError(
                 "no such checkpoint",
@@ -68,7 +70,12 @@ def open_source(checkpoint: str, *, clip: str | None = None, videomamba: str | N
     raw = read_json(folder / "config.json")
     names = open_folder(folder).shapes.keys()
     if clip is None and not any(name.startswith("model.image_vision_tower.") for name in names):
-        clip = str(download(_hub_id(raw, "image_mm_vision_tower", CLIP_HUB_ID), ["config.json", "model.safetensors", "pytorch_model.bin"]))
+        clip = str(
+            download(
+                _hub_id(raw, "image_mm_vision_tower", CLIP_HUB_ID),
+                ["config.json", "model.safetensors", "pytorch_model.bin"],
+            )
+        )
     if videomamba is None and not any(name.startswith("model.vision_tower.") for name in names):
         repository, file = VIDEOMAMBA_HUB
         videomamba = str(download(repository, [file]) / file)

@@ -1,4 +1,4 @@
-"""One exportable module per stage of the contract, made from the eager model, with example inputs of the contract's shapes.
+"""One exportable module per stage of the contract, made from the eager model, and example inputs for each.
 
 The eager networks are used as they are; only what a runtime provides in its own way is swapped in: the KV cache and its
 attention (stock `llama::` operators) and the form of the selective scan.
@@ -37,8 +37,7 @@ class StaticKVCache(nn.Module):
         torch.ops.llama.update_cache(k, self.k, start_pos)
         torch.ops.llama.update_cache(v, self.v, start_pos)
         # mask, dropout, is_causal: row i sees positions 0 … start_pos + i
-        out: torch.Tensor = torch.ops.llama.custom_sdpa(q, self.k, self.v, start_pos, None, 0.0, True)
-        return out
+        return torch.ops.llama.custom_sdpa(q, self.k, self.v, start_pos, None, 0.0, True)
 
 
 class TextDecoder(nn.Module):
@@ -66,8 +65,7 @@ class TextDecoder(nn.Module):
         positions = torch.arange(n, dtype=torch.int64) + start
         cos, sin = self.cos.index_select(0, positions), self.sin.index_select(0, positions)
         attend = [lambda q, k, v, cache=cache: cache.attend(q, k, v, start) for cache in self.caches]
-        out: torch.Tensor = self.network(embeddings, cos, sin, attend)
-        return out
+        return self.network(embeddings, cos, sin, attend)
 
 
 class TokenEmbedding(nn.Module):
@@ -78,8 +76,7 @@ class TokenEmbedding(nn.Module):
         self.embed_tokens = network.embed_tokens
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.embed_tokens(token_ids)
-        return out
+        return self.embed_tokens(token_ids)
 
 
 def _register_llama_operators() -> None:
@@ -100,15 +97,13 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry) -> nn.Module:
             if isinstance(module, Mixer):
                 module.scan = selective_scan_stock
         return encoder
-    return getattr(model, name).eval()  # type: ignore[no-any-return]
+    return getattr(model, name).eval()
 
 
 def example_inputs(name: str, geometry: Geometry) -> tuple[torch.Tensor, ...]:
     """Zeros of the contract's shapes, dynamic dimensions at their largest."""
     inputs = contract.stage(name).inputs
-    return tuple(
-        torch.zeros([most for _, most in t.shape(geometry)], dtype=getattr(torch, t.dtype)) for t in inputs
-    )
+    return tuple(torch.zeros([most for _, most in t.shape(geometry)], dtype=getattr(torch, t.dtype)) for t in inputs)
 
 
 def dynamic_shapes(name: str, geometry: Geometry) -> tuple[dict[int, Dim], ...]:

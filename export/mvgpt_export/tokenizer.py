@@ -1,4 +1,4 @@
-"""The bundle's tokenizer.json: the checkpoint's own, or built from the older vocab.json + merges.txt or from Qwen's ranks.
+"""The bundle's tokenizer: the checkpoint's tokenizer.json, or built from vocab.json + merges.txt or Qwen's ranks.
 
 All Qwen2 tokenizers are byte-level BPE after NFC and one splitting pattern (Qwen2 technical report, 2407.10671, 2.1).
 """
@@ -33,7 +33,10 @@ def byte_level_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Toke
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
@@ -63,7 +66,9 @@ def folder_tokenizer(folder: Path) -> Tokenizer | None:
         plain = token in QWEN_PLAIN
         add_tokens(tokenizer, [] if plain else [token], [token] if plain else [])
         if (got := tokenizer.token_to_id(token)) != expected:
-            raise MvgptError(f"added token {token!r} has an unexpected id", stage="tokenizer", expected=expected, got=got)
+            raise MvgptError(
+                f"added token {token!r} has an unexpected id", stage="tokenizer", expected=expected, got=got
+            )
     return tokenizer
 
 
@@ -91,7 +96,9 @@ def from_ranks(path: Path) -> Tokenizer:
     def spelled(token: bytes) -> str:
         return "".join(letters[b] for b in token)
 
-    merges = [(spelled(a), spelled(b)) for token in tokens if len(token) > 1 for a, b in [_last_merge(token, rank)] if b]
+    merges = [
+        (spelled(a), spelled(b)) for token in tokens if len(token) > 1 for a, b in [_last_merge(token, rank)] if b
+    ]
     tokenizer = byte_level_bpe({spelled(token): i for token, i in rank.items()}, merges)
     add_tokens(tokenizer, QWEN_CONTROL, QWEN_PLAIN)
     return tokenizer
@@ -131,6 +138,8 @@ def special_ids(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, int], 
     ids = {token: tokenizer.token_to_id(token) for token in ("<|im_start|>", *STOP_TOKENS)}
     for token in ("<|im_start|>", STOP_TOKENS[0]):
         if ids[token] is None:
-            raise MvgptError(f"the tokenizer has no {token}", stage="tokenizer", remedy="the prompt is ChatML and needs it")
+            raise MvgptError(
+                f"the tokenizer has no {token}", stage="tokenizer", remedy="the prompt is ChatML and needs it"
+            )
     known = {token: i for token, i in ids.items() if i is not None}
     return known, tuple(known[t] for t in STOP_TOKENS if t in known)

@@ -44,7 +44,9 @@ def verify_bundle(bundle: Bundle, model: VideoGPT, tolerance: float) -> None:
         _check_language_model(engine, bundle, model, image_tokens.flatten(0, 1), tolerance)
 
 
-def _check_language_model(engine: Engine, bundle: Bundle, model: VideoGPT, visual: torch.Tensor, tolerance: float) -> None:
+def _check_language_model(
+    engine: Engine, bundle: Bundle, model: VideoGPT, visual: torch.Tensor, tolerance: float
+) -> None:
     """Two prefill calls, the second on top of the first's cache, then a decode step after a rewind."""
     lm, geometry = model.language_model, bundle.geometry
     ids = torch.arange(1, 8).unsqueeze(0)

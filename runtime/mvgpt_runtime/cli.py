@@ -48,11 +48,17 @@ def ask(
     bundle: BundleArg,
     video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
     question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.", show_default="bundle's")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer, in tokens.", show_default="bundle's")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy decoding.", show_default="bundle's")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens with this mass.", show_default="bundle's")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the likeliest tokens with this mass.", show_default="bundle's")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling; the same seed gives the same answer.")] = 0,
-    start: Annotated[float | None, typer.Option(help="Seconds: where the part of interest begins.", show_default="0")] = None,
+    start: Annotated[
+        float | None, typer.Option(help="Seconds: where the part of interest begins.", show_default="0")
+    ] = None,
     end: Annotated[float | None, typer.Option(help="Seconds: where it ends.", show_default="clip's end")] = None,
     low_memory: Annotated[bool, typer.Option(help="Unload the encoders before the language model runs.")] = False,
     as_json: JsonOption = False,
@@ -67,9 +73,7 @@ def ask(
 
         session = Session(bundle, low_memory=low_memory)
         _load_video(session, video, start, end, quiet=as_json)
-        answer = session.ask(
-            question, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
-        )
+        answer = session.ask(question, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         for token in answer:
             if not as_json:
                 print(token, end="", flush=True)
@@ -138,7 +142,11 @@ def _summary(stats: dict[str, float]) -> str:
     """One line: where the time went, and how fast."""
     from . import contract
 
-    times = {name: stats[f"{name}_ms"] for name in ("video_decode", "preprocess", *contract.ENCODER_STAGES) if f"{name}_ms" in stats}
+    times = {
+        name: stats[f"{name}_ms"]
+        for name in ("model_load", "video_decode", "preprocess", *contract.ENCODER_STAGES)
+        if f"{name}_ms" in stats
+    }
     parts = [f"{name} {ms:.0f} ms" for name, ms in times.items()]
     parts.append(f"prefill {stats['num_prefilled_tokens']:.0f} tokens {stats['prompt_eval_ms']:.0f} ms")
     parts.append(f"first token {stats['time_to_first_token_ms']:.0f} ms")
@@ -161,8 +169,8 @@ def _print_manifest(manifest: Manifest) -> None:
         highlight=False,
     )
     console.print(
-        f"{sizes.num_frames} frames of {sizes.image_size} px, {sizes.key_frames} key frames, {sizes.visual_tokens} visual "
-        f"tokens; KV cache of {sizes.max_context} positions, prefill in chunks of {sizes.prefill_chunk}",
+        f"{sizes.num_frames} frames of {sizes.image_size} px, {sizes.key_frames} key frames, {sizes.visual_tokens} "
+        f"visual tokens; KV cache of {sizes.max_context} positions, prefill in chunks of {sizes.prefill_chunk}",
         highlight=False,
     )
     table = Table("stage", "file", "MB", "delegates", "operators outside", box=None, pad_edge=False)
@@ -172,7 +180,8 @@ def _print_manifest(manifest: Manifest) -> None:
     console.print(table)
     memory = manifest.memory
     console.print(
-        f"memory estimate: {memory.all_loaded / 1e6:.0f} MB, low_memory {memory.low_memory / 1e6:.0f} MB (plus the process)",
+        f"memory estimate, without the process: {memory.all_loaded / 1e6:.0f} MB, "
+        f"low_memory {memory.low_memory / 1e6:.0f} MB",
         highlight=False,
     )
     console.print("tools: " + ", ".join(f"{name} {v}" for name, v in manifest.tools.items()), highlight=False)

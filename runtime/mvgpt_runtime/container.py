@@ -19,6 +19,8 @@ from mvgpt_runtime.errors import MvgptError
 
 _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_COPY = "copy or download the file again"
+_CONVERT = "if a player shows it, convert it: ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4"
 _MAX_SAMPLES = 1 << 24  # five days at 30 fps; more is a damaged table, which must not be unrolled in memory
 
 
@@ -48,8 +50,8 @@ def inspect(path: Path) -> Container:
     """
     try:
         if not path.is_file():
-            kind = "a directory" if path.is_dir() else "no regular file" if path.exists() else "nothing there"
-            raise _error("this path is not a video file", path, "an MP4, MOV, MKV or WebM file", kind)
+            got = "a directory" if path.is_dir() else "a special file" if path.exists() else "nothing"
+            raise _error("there is no video file at this path", path, "a file", got, "correct the path")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(8)
@@ -57,18 +59,21 @@ def inspect(path: Path) -> Container:
                 _check_matroska(file, size, path)
                 return Container()
             if head[4:] in _FIRST_BOXES:
-                return _read_movie(_find_movie(file, size, path))
-    except (OSError, ValueError) as error:
-        raise _error("this video file cannot be read", path, "a readable file", error) from error
-    except (struct.error, IndexError) as error:
-        raise _error("the index of this video file is damaged", path, "complete boxes", error) from error
-    got = "an empty file" if size == 0 else f"a file that begins with {head!r}"
-    raise _error("this file is not a video", path, "an MP4, MOV, MKV or WebM file", got)
+                return _read_movie(_find_movie(file, size, path), path)
+    except OSError as error:
+        raise _error(
+            "this video file cannot be read", path, "a readable file", error, "check its permissions"
+        ) from error
+    except (struct.error, ValueError, IndexError) as error:
+        raise _error("the index of this video file is damaged", path, "complete tables", error, _COPY) from error
+    got = f"a file that begins with {head!r}" if head else "an empty file"
+    raise _error("this file is no video of a known format", path, "MP4, MOV, MKV or WebM", got, _CONVERT)
 
 
 def _find_movie(file: BinaryIO, size: int, path: Path) -> memoryview:
     """The payload of the `moov` box; every box that decoding needs must end inside the file."""
     movie = None
+    found = set()
     start = 0
     while start + 8 <= size:
         file.seek(start)
@@ -83,24 +88,27 @@ def _find_movie(file: BinaryIO, size: int, path: Path) -> memoryview:
             break  # not a box: phones append data of their own
         if stop > size and kind in (b"moov", b"moof", b"mdat"):
             raise _cut_off(path, stop, size)
+        found.add(kind)
         if kind == b"moov":
             file.seek(payload)
             movie = memoryview(file.read(stop - payload))
         start = stop
-    if movie is None:
-        expected, got = "a movie index (moov)", "none: the recording was not finished, or the end is missing"
-        raise _error("this video file is incomplete", path, expected, got)
+    if movie is None or b"mdat" not in found:
+        expected, got = "an index (moov) and pictures (mdat)", b", ".join(sorted(found)).decode("latin-1")
+        raise _error("this video file is incomplete; was the recording finished?", path, expected, got, _COPY)
     return movie
 
 
 def _check_matroska(file: BinaryIO, size: int, path: Path) -> None:
-    file.seek(len(_EBML))
-    length, _ = _element_size(file)
-    file.seek(file.tell() + length)
-    if file.read(4) == _SEGMENT:
+    end = 0
+    for identifier in (_EBML, _SEGMENT):  # a header, then everything else
+        file.seek(end)
+        if file.read(4) != identifier:
+            raise _error("this video file is incomplete", path, "a Matroska header and a segment", "less", _COPY)
         length, known = _element_size(file)
-        if known and file.tell() + length > size:
-            raise _cut_off(path, file.tell() + length, size)
+        end = file.tell() + length
+        if known and end > size:
+            raise _cut_off(path, end, size)
 
 
 def _element_size(file: BinaryIO) -> tuple[int, bool]:
@@ -112,10 +120,10 @@ def _element_size(file: BinaryIO) -> tuple[int, bool]:
     return value, value != (1 << bits) - 1
 
 
-def _read_movie(movie: memoryview) -> Container:
+def _read_movie(movie: memoryview, path: Path) -> Container:
     tracks = [box for kind, box in _boxes(movie) if kind == b"trak" and _is_video(box)]
     if not tracks:
-        return Container()  # the decoder says so in its own words
+        raise _error("this file has no pictures", path, "a video track", "other tracks, or none", "choose another file")
     # A cover picture is a video track too, with one sample.
     track = max(tracks, key=_num_samples)
     return Container(
@@ -164,7 +172,9 @@ def _shown_seconds(edits: memoryview, header: memoryview) -> float | None:
     if not edits or not header:
         return None
     entry = struct.Struct(">QqI" if edits[0] else ">IiI")
-    shown = sum(length for length, start, _ in entry.iter_unpack(edits[8:]) if start >= 0)  # -1: an initial pause
+    (count,) = struct.unpack_from(">I", edits, 4)
+    entries = (entry.unpack_from(edits, 8 + i * entry.size) for i in range(count))
+    shown = sum(length for length, start, _ in entries if start >= 0)  # -1: a pause
     (timescale,) = struct.unpack_from(">I", header, 20 if header[0] else 12)
     return shown / timescale if shown and timescale else None  # 0: fragmented, up to the end
 
@@ -199,9 +209,8 @@ def _find(data: memoryview, *path: bytes) -> memoryview:
 
 
 def _cut_off(path: Path, expected: int, got: int) -> MvgptError:
-    return _error("this video file is cut off", path, f"{expected} bytes or more", f"{got} bytes")
+    return _error("this video file is cut off", path, f"{expected} bytes or more", f"{got} bytes", _COPY)
 
 
-def _error(what: str, path: Path, expected: object, got: object) -> MvgptError:
-    remedy = "copy the file again; if a player shows it, convert it: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
+def _error(what: str, path: Path, expected: object, got: object, remedy: str) -> MvgptError:
     return MvgptError(f"{what}: {path}", stage="video", expected=expected, got=got, remedy=remedy)

@@ -1,6 +1,6 @@
 """The contract between exporter, bundles and hosts: stages in data order, tensors, constants, metric names.
 
-Standard library only. Every other file (and the phone SDKs) reads or generates from here; a fact that stands here stands
+Standard library only. Every other file (and the phone SDKs) reads or generates from here; a fact that is here is
 nowhere else. Sizes are symbolic: a `Geometry`, read from the artifact, gives them their values.
 """
 
@@ -18,7 +18,7 @@ TOKENIZER_NAME = "tokenizer.json"
 METADATA_METHOD = "mvgpt_metadata"
 """Method of every ExecuTorch program that returns its stamp: JSON with `contract_version`, `stages` and `geometry`."""
 
-# --- Preprocessing: the resizes are the host's (preprocess.py), the normalisation is inside the graphs -----------------
+# --- Preprocessing: the resizes are the host's (preprocess.py), the normalisation is inside the graphs ---
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -156,13 +156,13 @@ def stage(name: str) -> Stage:
     return {s.name: s for s in STAGES}[name]
 
 
-# --- Prompt: ChatML, the visual tokens stand between the two pieces; each piece is tokenised on its own ----------------
+# --- Prompt: ChatML, the visual tokens stand between the two pieces; each piece is tokenised on its own ---
 PROMPT_PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 PROMPT_SUFFIX = "\n{question}<|im_end|>\n<|im_start|>assistant\n"
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """Looked up in the tokenizer at export (the first must exist); their ids are stored in the manifest."""
 
-# --- `trace` of the eager model and of a session: intermediate arrays by name, in data order ---------------------------
+# --- `trace` of the eager model and of a session: intermediate arrays by name, in data order ---
 TRACE_KEYS = (
     "video_pixels",  # float32 [num_frames, 3, image_size, image_size], normalised
     "clip_pixels",  # the same shape
@@ -174,7 +174,7 @@ TRACE_KEYS = (
     "logits",  # float32 [vocab_size], last position of [prefix, visual tokens, suffix]
 )
 
-# --- Metrics: one name each in Python, Kotlin, Swift and JSON (ExecuTorch's `Stats` names where it has one) -------------
+# --- Metrics: one name each in Python, Kotlin, Swift and JSON (ExecuTorch's `Stats` names where it has one) ---
 METRICS: dict[str, str] = {
     "model_load_ms": "time spent loading programs in this question and its video",
     "video_decode_ms": "decoding the sampled frames",

@@ -37,8 +37,10 @@ class Generator:
             parts.append(self._engine.run("token_embedding", [part])[0][0])
         return np.concatenate(parts)
 
-    def prefill(self, embeddings: np.ndarray, start_pos: int, cancelled: Cancelled = lambda: False) -> np.ndarray | None:
-        """Write rows [n ≥ 1, hidden_size] at start_pos; logits float32 [vocab_size] of the last, or None if cancelled."""
+    def prefill(
+        self, embeddings: np.ndarray, start_pos: int, cancelled: Cancelled = lambda: False
+    ) -> np.ndarray | None:
+        """Write rows [n ≥ 1, hidden_size] at start_pos; logits [vocab_size] of the last, or None if cancelled."""
         self._check_room(start_pos, len(embeddings))
         logits = None
         for first in range(0, len(embeddings), self._geometry.prefill_chunk):
@@ -61,11 +63,12 @@ class Generator:
 
         `logits` are those of the position before `position`. "length" is also the end of the KV cache.
         """
-        for count in range(max_new_tokens):
+        token: int | None = None
+        for _ in range(max_new_tokens):
             if cancelled():
                 yield "cancelled"
                 return
-            if count:  # the row of the last token is only computed if another token is wanted
+            if token is not None:  # the row of the last token is only computed if another token is wanted
                 if position == self._geometry.max_context:
                     break
                 logits = self._step(self.embed([token]), position)

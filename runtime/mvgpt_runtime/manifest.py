@@ -77,7 +77,7 @@ class Manifest(_Part):
     model: ModelInfo
     recipe: str
     backend: str
-    geometry: dict[str, NonNegativeInt]
+    geometry: dict[str, PositiveInt]
     stages: dict[str, StageInfo]
     files: dict[FileName, FileInfo]
     tokenizer: FileName | None  # None: the checkpoint had none; the bundle can be traced but not asked
@@ -163,7 +163,11 @@ def _check_consistency(manifest: Manifest) -> None:
         raise ValueError(f"stages: expected {', '.join(contract.STAGE_NAMES)}; got {', '.join(manifest.stages)}")
     named = {s.file for s in manifest.stages.values()} | ({manifest.tokenizer} if manifest.tokenizer else set())
     if named != manifest.files.keys():
-        raise ValueError(f"files: the stages and the tokenizer name {sorted(named)}, listed are {sorted(manifest.files)}")
+        raise ValueError(
+            f"files: the stages and the tokenizer name {sorted(named)}, listed are {sorted(manifest.files)}"
+        )
+    if manifest.tokenizer and not manifest.stop_ids:
+        raise ValueError("stop_ids is empty: no answer would end")
     if "{question}" not in manifest.prompt.suffix:
         raise ValueError("prompt.suffix has no {question}")
     sizes = manifest.sizes  # TypeError for an unknown or missing size
@@ -173,7 +177,9 @@ def _check_consistency(manifest: Manifest) -> None:
 
 def _check_file(path: Path, info: FileInfo) -> None:
     if not path.is_file():
-        raise MvgptError("a file of the bundle is missing", stage="bundle", expected=path, remedy="copy or export it again")
+        raise MvgptError(
+            "a file of the bundle is missing", stage="bundle", expected=path, remedy="copy or export it again"
+        )
     if (size := path.stat().st_size) != info.bytes:
         raise MvgptError(
             f"{path.name} has another size than the manifest says",

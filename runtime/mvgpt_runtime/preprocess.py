@@ -48,7 +48,7 @@ def resize_clip(frame: UInt8Array, size: int) -> UInt8Array:
     """
     height, width = _check_frame(frame, size)
     short = min(height, width)
-    # Exact: a product of 8-bit and 22-bit integers, summed over fewer than 2**20 pixels, is below 2**53.
+    # Whole numbers in float64: the weights of one output add up to less than 2**23 in size, so every sum is exact.
     down = _cubic_blocks(height, size * height // short, size)
     across = _cubic_blocks(width, size * width // short, size)
     first, last = down[0][0], down[-1][1]

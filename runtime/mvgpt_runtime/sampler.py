@@ -1,4 +1,4 @@
-"""Step 8a, sampler: logits → next token id; greedy, or temperature and top-p with a generator any language can repeat."""
+"""Step 8a, sampler: logits → next token id; greedy, or temperature and top-p with draws any language can repeat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MASK = (1 << 64) - 1
 
 
 class SplitMix64:
-    """Steele, Lea & Flood 2014: one 64-bit addition and three xor-shift-multiplies; the same draws on every platform."""
+    """Steele, Lea & Flood 2014: a 64-bit addition and three xor-shift-multiplies; the same on every platform."""
 
     def __init__(self, seed: int) -> None:
         self._state = seed & _MASK
@@ -32,8 +32,8 @@ class SplitMix64:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """temperature 0 is greedy (of equal logits the lowest id wins); top_p keeps the smallest set of likeliest tokens whose
-    probabilities reach it."""
+    """temperature 0 is greedy (of equal logits the lowest id wins); top_p keeps the smallest set of likeliest tokens
+    whose probabilities reach it."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -63,10 +63,10 @@ class Sampler:
             )
         if self.options.temperature == 0:
             return int(np.argmax(logits))
-        scaled = logits.astype(np.float64) / self.options.temperature
-        weights = np.exp(scaled - scaled.max())
-        order = np.argsort(-weights, kind="stable")  # likeliest first; equal ones by id
-        cumulative = np.cumsum(weights[order] / weights.sum())
+        order = np.argsort(-logits, kind="stable")  # likeliest first; equal ones by id
+        scaled = logits[order].astype(np.float64) / self.options.temperature
+        weights = np.exp(scaled - scaled[0])
+        cumulative = np.cumsum(weights / weights.sum())
         kept = min(int(np.searchsorted(cumulative, self.options.top_p)) + 1, len(order))
         target = self._random.uniform() * cumulative[kept - 1]
         return int(order[min(int(np.searchsorted(cumulative[:kept], target, side="right")), kept - 1)])

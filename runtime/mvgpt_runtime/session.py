@@ -20,7 +20,6 @@ from .prompt import Prompt, TextStream, load_tokenizer
 from .sampler import Sampler, SamplingOptions
 from .stats import Stats, peak_rss_bytes
 
-
 Progress = Callable[[str], None]
 
 
@@ -154,15 +153,17 @@ class Session:
             "video_pixels": (out.frames.video_pixels, contract.IMAGENET_MEAN, contract.IMAGENET_STD),
             "clip_pixels": (out.frames.clip_pixels, contract.CLIP_MEAN, contract.CLIP_STD),
         }
-        arrays = {name: preprocess.normalize(u8, out.frames.mask, mean, std) for name, (u8, mean, std) in pixels.items()}
+        arrays = {
+            name: preprocess.normalize(u8, out.frames.mask, mean, std) for name, (u8, mean, std) in pixels.items()
+        }
         arrays["logits"] = logits
         return {name: arrays[name] if name in arrays else getattr(out, name) for name in contract.TRACE_KEYS}
 
     def _load(self, frames: Iterable[np.ndarray], stats: Stats, progress: Progress) -> EncodedVideo:
         def check(stage: str) -> None:
+            progress(stage)
             if self._cancel.is_set():
                 raise Cancelled(stage)
-            progress(stage)
 
         self._cancel.clear()
         if self.low_memory:
@@ -177,7 +178,7 @@ class Session:
 
 
 class Answer:
-    """An answer in the making: iterate for `Token`s; afterwards `text`, `token_ids`, `finish_reason` and `stats` are whole.
+    """An answer in the making: iterate for `Token`s; then `text`, `token_ids`, `finish_reason` and `stats` are whole.
 
     finish_reason: "stop" (the model ended it), "length" (max_new_tokens, or the KV cache is full), "cancelled".
     """
@@ -214,7 +215,9 @@ class Answer:
     def _run(self) -> Iterator[Token]:
         session, stats = self._session, self._stats
         if session._video is not self._encoded:
-            raise MvgptError("another video was loaded since this question was asked", stage="session", remedy="ask again")
+            raise MvgptError(
+                "another video was loaded since this question was asked", stage="session", remedy="ask again"
+            )
         session._cancel.clear()
         start = time.perf_counter()
         try:

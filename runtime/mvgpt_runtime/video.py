@@ -7,6 +7,7 @@ decoded. Decoding starts at the key frame before a wanted frame, but only where 
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -25,7 +26,11 @@ from mvgpt_runtime.errors import MvgptError
 UInt8Array = npt.NDArray[np.uint8]
 
 _HALF_MS = 0.0005  # timestamps are compared with this slack: they went through float32, frames are further apart
-_REMEDY = "convert the video: ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4"
+# decord sends packets without taking all frames out. Just before a key frame of HEVC its decoder then refuses a packet
+# (AVERROR(EAGAIN)) and stops, every other time or so: two threads race. Decoding the group of pictures again helps.
+_RACE = (f"({-errno.EAGAIN} vs. 0)", "run_.load()")
+_ATTEMPTS = 32
+_CONVERT = "if a player shows it, convert it: ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4"
 
 
 def sample_indices(
@@ -34,9 +39,9 @@ def sample_indices(
     """Which frames of a clip the model sees.
 
     Every round(fps)-th frame of [start_s, end_s], which is one per second (halves round to even; at least 1). If these
-    are more than `max_frames`, that many of them, evenly spread: i * ((count - 1) / (max_frames - 1)) in float64, rounded
-    down, and the last one. If they are fewer, as many frames as there are, up to `max_frames`, at the largest equal
-    distance.
+    are more than `max_frames`, that many of them, evenly spread: i * ((count - 1) / (max_frames - 1)) in float64,
+    rounded down, and the last one. If they are fewer, as many frames as there are, up to `max_frames`, at the largest
+    equal distance.
 
     Args:
         num_frames: frames in the clip.
@@ -124,33 +129,35 @@ def open_clip(
 class _Decoder:
     """decord, held to the frame it was asked for.
 
-    Left alone, decord hands out neighbours of the wanted frame (after a seek to a key frame that later stored frames
-    precede, or past frames that an edit list hides) and repeats old frames at the end of a damaged file. It does know
-    better: only when the first frame after a seek carries the timestamp of the key frame aimed at, its current position
-    moves past it. So that position is asked after every seek and every frame. Where seeking does not prove itself, the
-    clip is decoded from the start.
+    Left alone, decord hands out neighbours of the wanted frame (after seeking to a key frame that frames shown earlier
+    follow, or past frames that an edit list hides) and repeats old frames at the end of a damaged file. But it does
+    know better: after a seek its current position moves past the key frame aimed at only if the first decoded frame
+    carries that key frame's timestamp. So the position is asked after every seek and every frame. Where a seek cannot
+    be relied on, the clip is decoded straight from its start.
 
-    Positions are decord's: all stored frames in the order of their timestamps, hidden ones included.
+    "Stored" positions count all frames in the order of their timestamps, hidden ones included, as decord does.
     """
 
     def __init__(self, path: Path, facts: container.Container) -> None:
         import decord
 
-        # FFmpeg's messages for the terminal; what goes wrong comes as an exception.
+        # Keeps FFmpeg's messages off the terminal; what goes wrong also comes as an exception.
         decord.logging.set_level(decord.logging.QUIET)
         self._path, self._facts = path, facts
         with self._failures("this video cannot be opened"):
-            # An absolute path is never taken for an address. The tolerance: not a single frame repeated for a lost one.
+            # An absolute path is never taken for an address. The tolerance: not one old frame in place of a lost one.
             self._reader = decord.VideoReader(str(path.absolute()), fault_tol="0.000000001")
             self._stored = len(self._reader)
             self._keys: list[int] = sorted({0, *self._reader.get_key_indices()})
             self._times: npt.NDArray[np.float32] = self._reader.get_frame_timestamp(range(self._stored))[:, 0]
             self.fps = float(self._reader.get_avg_fps())
-        self._hidden = int(np.searchsorted(self._times, -_HALF_MS))
         shown_until = math.inf if facts.shown_s is None else facts.shown_s
+        self._hidden = int(np.searchsorted(self._times, -_HALF_MS))
         self.num_frames = int(np.searchsorted(self._times, shown_until - _HALF_MS)) - self._hidden
-        self._straight = False
-        self._ahead = self._hidden
+        self._straight = False  # decode from the start, without seeking
+        self._lost = True  # where decord stands is not known
+        self._ahead = 0  # stored positions minus decord's own count
+        self._waiting = False  # decord holds the key frame it checked, and hands it out next
 
     def timestamp_s(self, index: int) -> float:
         """Seconds from the first shown frame to the shown frame `index`."""
@@ -159,30 +166,20 @@ class _Decoder:
     def rewind(self) -> None:
         """Back to the first shown frame."""
         with self._failures("this video cannot be decoded from its start"):
-            self._reader.seek(self._stored - 1)  # from elsewhere, or decord would not check where it arrives
+            self._reader.seek(self._stored - 1)  # decord checks where it arrives only if it comes from elsewhere
             self._reader.seek_accurate(0)
-        # Hidden frames are not counted when decoding from the start.
-        self._ahead = self._hidden
-        exact = self._position() == 1 or self._stored == 1 or self._hidden > 0
-        if not exact:
-            raise self._error("this video does not begin with a key frame", "decoding from the first frame on", "later")
+        self._waiting = self._position() == 1
+        if not (self._waiting or self._hidden or self._stored == 1):
+            raise self._error("the first frames of this video cannot be decoded", "a key frame first", "another frame")
+        self._ahead = self._hidden  # the decoder drops hidden frames, and decord does not count them
+        self._lost = False
 
     def frame(self, index: int) -> UInt8Array:
-        """The shown frame `index`, which must be after the last one asked for."""
+        """The shown frame `index`, which must be after the one asked for before, if that was after `rewind`."""
         wanted = self._hidden + index
         with self._failures(f"frame {index} cannot be decoded"):
-            key = self._keys[bisect_right(self._keys, wanted) - 1]
-            if key > self._position() + self._ahead and not self._straight:
-                self._reader.seek_accurate(key)
-                if self._facts.closed_gops or self._position() == key + 1:
-                    self._ahead = 0
-                else:
-                    self._straight = True
-                    self.rewind()
-            wanted -= self._ahead
-            self._decode_up_to(wanted)
-            raw = self._reader.next().asnumpy()
-        if self._position() != wanted + 1:
+            raw = self._decode(wanted)
+        if self._position() + self._ahead != wanted + 1:
             raise self._error(f"frame {index} cannot be decoded", f"{self.num_frames} frames", "the end of the data")
         # Narrow frames come with the padding of their rows counted as channels.
         height, width = raw.shape[:2]
@@ -191,14 +188,50 @@ class _Decoder:
             frame = np.flip(frame, self._facts.mirror_axis)
         return np.ascontiguousarray(frame)
 
-    def _decode_up_to(self, wanted: int) -> None:
+    def _decode(self, wanted: int) -> UInt8Array:
+        from decord import DECORDError
+
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                self._approach(wanted)
+                self._waiting = False
+                raw: UInt8Array = self._reader.next().asnumpy()
+                return raw
+            except DECORDError as error:
+                self._lost = True
+                if self._straight or not left or not any(sign in str(error) for sign in _RACE):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _approach(self, wanted: int) -> None:
+        """Make the stored frame `wanted` the one that decord hands out next."""
+        key = self._keys[bisect_right(self._keys, wanted) - 1]
+        if self._lost and (self._straight or key == 0):
+            self.rewind()
+        self._drop_waiting(wanted)
+        if self._lost or (key >= self._position() + self._ahead and not self._straight):
+            self._reader.seek(0)  # from where it stands already, decord would not move
+            self._reader.seek_accurate(key)
+            self._waiting = self._position() == key + 1
+            if self._waiting or self._facts.closed_gops:
+                self._ahead, self._lost = 0, False
+            else:
+                self._straight = True
+                self.rewind()
+            self._drop_waiting(wanted)
         # decord seeks whenever another group of pictures begins; taking the last frame of each group goes straight on.
-        passed = slice(bisect_right(self._keys, self._position()), bisect_right(self._keys, wanted))
-        for key in self._keys[passed]:
+        wanted -= self._ahead
+        for key in self._keys[bisect_right(self._keys, self._position()) : bisect_right(self._keys, wanted)]:
             self._reader.seek_accurate(key - 1)
             self._reader.next()
-        if self._position() <= wanted:
+        if self._position() < wanted:
             self._reader.seek_accurate(wanted)
+
+    def _drop_waiting(self, wanted: int) -> None:
+        # seek_accurate() may leave it waiting.
+        if self._waiting and wanted >= self._position() + self._ahead:
+            self._reader.next()
+            self._waiting = False
 
     def _position(self) -> int:
         import decord
@@ -211,15 +244,24 @@ class _Decoder:
         from decord import DECORDError
         from decord._ffi.base import DECORDLimitReachedError
 
+        kinds = (
+            DECORDError,
+            DECORDLimitReachedError,
+            RuntimeError,
+            AssertionError,
+            StopIteration,
+            ValueError,
+            IndexError,
+        )
         try:
             yield
-        except (DECORDError, DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration) as error:
+        except kinds as error:
             lines = str(error).splitlines() or [type(error).__name__]
             got = re.sub(r"\[[\d:]+\] \S+: ", "", lines[0])  # a time and a line of decord's source
             raise self._error(what, "a video whose frames decode", got) from error
 
     def _error(self, what: str, expected: object, got: object) -> MvgptError:
-        return MvgptError(f"{what}: {self._path}", stage="video", expected=expected, got=got, remedy=_REMEDY)
+        return MvgptError(f"{what}: {self._path}", stage="video", expected=expected, got=got, remedy=_CONVERT)
 
 
 def _require(condition: bool, what: str, expected: object, got: object) -> None:

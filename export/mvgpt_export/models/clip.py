@@ -1,7 +1,7 @@
-"""Step 3, image encoder: CLIP ViT up to the hidden state before its last block (MODEL section 3; Radford et al. 2021).
+"""Step 3, image encoder: CLIP ViT up to the hidden state before its last block (Radford et al. 2021, 2103.00020).
 
-Parameter names are Hugging Face's `CLIPVisionModel` names below `vision_model.`. The last block and the post-norm are in
-checkpoints but never run, so they are not built; `never_run_keys` names them for the strict loader.
+Parameter names are Hugging Face's `CLIPVisionModel` names below `vision_model.`. The last block and the post-norm are
+in checkpoints but never run, so they are not built; `never_run_keys` names them for the strict loader.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class Attention(nn.Module):
         # Spelled out with bmm: the fused form lowers to a softmax with guards that no delegate takes, matmul to copies.
         weights = torch.softmax(torch.bmm(q, k.transpose(1, 2)), dim=-1)
         context = torch.bmm(weights, v).reshape(n, self.heads, tokens, self.head_dim).transpose(1, 2)
-        out: torch.Tensor = self.out_proj(context.reshape(n, tokens, width))
-        return out
+        return self.out_proj(context.reshape(n, tokens, width))
 
 
 class Mlp(nn.Module):
@@ -59,8 +58,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.fc1(x)
-        out: torch.Tensor = self.fc2(x * torch.sigmoid(1.702 * x))  # QuickGELU
-        return out
+        return self.fc2(x * torch.sigmoid(1.702 * x))  # QuickGELU
 
 
 class Block(nn.Module):
@@ -73,8 +71,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
-        out: torch.Tensor = x + self.mlp(self.layer_norm2(x))
-        return out
+        return x + self.mlp(self.layer_norm2(x))
 
 
 class Encoder(nn.Module):

@@ -25,7 +25,9 @@ class FrameScorer(nn.Module):
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Attention that each frame's tokens receive from all tokens, float32 [F]; they add up to F·P."""
         frames, patches, channels = features.shape
-        tokens = features.to(torch.float32).reshape(1, frames * patches, channels)  # bmm delegates, mm of two inputs does not
+        tokens = features.to(torch.float32).reshape(
+            1, frames * patches, channels
+        )  # bmm delegates, mm of two inputs does not
         attention = torch.softmax(torch.bmm(tokens, tokens.transpose(1, 2)) * channels**-0.5, dim=-1)
         # Summed in stages: one running float32 sum over F·P·P terms loses enough digits to pick other frames.
         received = attention.reshape(frames, patches, frames * patches).sum(1).sum(0)

@@ -1,7 +1,7 @@
 """Adaptive average pooling of a token grid as two constant matrix products, M · x · Mᵀ (shared by steps 5 and 6).
 
-`torch.nn.AdaptiveAvgPool2d` lowers to hundreds of slices and means when its windows overlap (14 → 12); the same sum as a
-matrix lowers to two products on every backend.
+`torch.nn.AdaptiveAvgPool2d` lowers to hundreds of slices and means when its windows overlap (14 → 12); the same as
+matrices lowers to two products on every backend.
 """
 
 from __future__ import annotations

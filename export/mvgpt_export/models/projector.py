@@ -28,8 +28,7 @@ class Peg(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, tokens, width = x.shape
         grid = x.transpose(1, 2).reshape(n, width, self.side, self.side)
-        out: torch.Tensor = x + self.peg(grid).reshape(n, width, tokens).transpose(1, 2)
-        return out
+        return x + self.peg(grid).reshape(n, width, tokens).transpose(1, 2)
 
 
 class Projector(nn.Module):
@@ -45,5 +44,4 @@ class Projector(nn.Module):
         first, gelu, second = self.mlp.mlp
         # The published order is second linear, then pooling. An average commutes with an affine map, so pooling first
         # gives the same numbers with fewer rows to multiply.
-        out: torch.Tensor = self.peg(second(self.pool(gelu(first(x)))))
-        return out
+        return self.peg(second(self.pool(gelu(first(x)))))

@@ -16,7 +16,7 @@ from ..config import Qwen2Config
 from .norm import RMSNorm
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(q [1, n, heads, head_dim], k and v [1, n, kv_heads, head_dim], rotated) → context [1, n, heads, head_dim], causal."""
+"""(q [1, n, heads, head_dim], k and v [1, n, kv_heads, head_dim], rotated) → causal context [1, n, heads, head_dim]."""
 
 
 def rotary_table(config: Qwen2Config, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,8 +46,8 @@ class KVCache:
         self.v = v if self.v is None else torch.cat([self.v, v], dim=1)
         rows, columns = q.shape[1], self.k.shape[1]
         mask = torch.ones(rows, columns, dtype=torch.bool).tril(columns - rows)
-        heads_first = [t.transpose(1, 2) for t in (q, self.k, self.v)]
-        return F.scaled_dot_product_attention(*heads_first, attn_mask=mask, enable_gqa=True).transpose(1, 2)
+        q, k, v = q.transpose(1, 2), self.k.transpose(1, 2), self.v.transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -64,8 +64,7 @@ class Attention(nn.Module):
         q = rotate(self.q_proj(x).reshape(1, n, self.heads, self.head_dim), cos, sin)
         k = rotate(self.k_proj(x).reshape(1, n, self.kv_heads, self.head_dim), cos, sin)
         v = self.v_proj(x).reshape(1, n, self.kv_heads, self.head_dim)
-        out: torch.Tensor = self.o_proj(attend(q, k, v).reshape(1, n, self.heads * self.head_dim))
-        return out
+        return self.o_proj(attend(q, k, v).reshape(1, n, self.heads * self.head_dim))
 
 
 class Mlp(nn.Module):
@@ -76,8 +75,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(config.mlp_width, config.hidden_size, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):
@@ -90,8 +88,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
-        out: torch.Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Qwen2(nn.Module):

@@ -31,9 +31,7 @@ class VideoGPT(nn.Module):
         self.language_model = Qwen2(config.text)
 
     @torch.no_grad()
-    def trace(
-        self, frames: np.ndarray, prefix_ids: Sequence[int], suffix_ids: Sequence[int]
-    ) -> dict[str, np.ndarray]:
+    def trace(self, frames: np.ndarray, prefix_ids: Sequence[int], suffix_ids: Sequence[int]) -> dict[str, np.ndarray]:
         """frames uint8 [n ≤ num_frames, H, W, 3] RGB → every intermediate array of `contract.TRACE_KEYS`, whole."""
         pipeline = self.config.pipeline
         prepared = ClipFrames.of(frames, self.config.clip.image_size, pipeline.num_frames)
@@ -43,7 +41,9 @@ class VideoGPT(nn.Module):
         scores, selected = zip(*(self.frame_scorer(x) for x in features.split(pipeline.chunk_frames)), strict=True)
         key = torch.cat([chunk * pipeline.chunk_frames + s for chunk, s in enumerate(selected)])
         video_features = self.video_encoder(video[key], present[key])
-        visual = torch.cat([self.image_projector(features).flatten(0, 1), self.video_projector(video_features).flatten(0, 1)])
+        visual = torch.cat(
+            [self.image_projector(features).flatten(0, 1), self.video_projector(video_features).flatten(0, 1)]
+        )
 
         lm = self.language_model
         prefix, suffix = (lm.embed_tokens(torch.tensor(ids, dtype=torch.int64)) for ids in (prefix_ids, suffix_ids))

@@ -46,11 +46,16 @@ class Mixer(nn.Module):
         forward = self._direction(x, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
         backward = self._direction(x.flip(0), self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
         # Both directions are gated by the same silu(z), so it multiplies their sum once.
-        out: torch.Tensor = self.out_proj((forward + backward.flip(0)) * F.silu(z))
-        return out
+        return self.out_proj((forward + backward.flip(0)) * F.silu(z))
 
     def _direction(
-        self, x: torch.Tensor, conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, A_log: torch.Tensor, D: torch.Tensor
+        self,
+        x: torch.Tensor,
+        conv: nn.Conv1d,
+        x_proj: nn.Linear,
+        dt_proj: nn.Linear,
+        A_log: torch.Tensor,
+        D: torch.Tensor,
     ) -> torch.Tensor:
         """[L, d_inner] → [L, d_inner], in the order of time given."""
         length = x.shape[0]
@@ -65,6 +70,10 @@ class Block(nn.Module):
         super().__init__()
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.mixer = Mixer(config)
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        residual = residual + x
+        return self.mixer(self.norm(residual)), residual
 
 
 class PatchEmbed(nn.Module):
@@ -97,8 +106,7 @@ class VideoMamba(nn.Module):
         x = torch.cat([class_token, patches.reshape(-1, config.width)])
         residual = torch.zeros_like(x)
         for block in self.layers:
-            residual = residual + x
-            x = block.mixer(block.norm(residual))
+            x, residual = block(x, residual)
         features = self.norm(residual + x)[1:].reshape(config.frames, config.patches, config.width)
         return self.pool(features).reshape(config.chunks, -1, config.width)
 

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba (Gu & Dao 2023, arXiv 2312.00752, section 3): the recurrence of step 5, the video encoder.
+"""The selective scan of Mamba (Gu & Dao 2023, arXiv 2312.00752, section 3), the recurrence of the video encoder.
 
     h_t = exp(Δ_t · A) ⊙ h_{t−1} + (Δ_t · u_t) ⊗ B_t,   y_t = h_t · C_t + D ⊙ u_t,   h_0 = 0
 
@@ -46,5 +46,4 @@ def selective_scan_stock(
         return state, y_t.clone()  # the runtime writes the carry in place: an output may not alias it
 
     _, y = scan(step, torch.zeros_like(A), (u, delta, B, C))
-    out: torch.Tensor = y + D * u
-    return out
+    return y + D * u

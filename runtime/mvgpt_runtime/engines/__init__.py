@@ -23,7 +23,8 @@ class Engine(Protocol):
         """Free the file of `stage` (and of every stage in it, and a KV cache in it); a later call loads it again."""
 
     def prewarm(self, stage: str) -> None:
-        """Load `stage` and run it once on zeros, so that the next call is as fast as any. Overwrites the KV cache's end."""
+        """Load `stage` and run it once on zeros, so that the next call is as fast as any. Overwrites the last position
+        of the KV cache."""
 
     def run(self, stage: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run `stage` on arrays in the contract's order; outputs likewise, owned by the caller."""
@@ -36,7 +37,9 @@ def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:
     engines = {"xnnpack": ExecuTorchEngine}
     backend = bundle.manifest.backend
     if backend not in engines:
-        raise MvgptError("this runtime has no engine for the backend", stage="bundle", expected=list(engines), got=backend)
+        raise MvgptError(
+            "this runtime has no engine for the backend", stage="bundle", expected=list(engines), got=backend
+        )
     return engines[backend](bundle, threads)
 
 
@@ -45,7 +48,10 @@ def check_inputs(stage: str, inputs: Sequence[np.ndarray], geometry: Geometry) -
     tensors = contract.stage(stage).inputs
     if len(inputs) != len(tensors):
         raise MvgptError(
-            "wrong number of inputs", stage=stage, expected=", ".join(t.name for t in tensors), got=f"{len(inputs)} arrays"
+            "wrong number of inputs",
+            stage=stage,
+            expected=", ".join(t.name for t in tensors),
+            got=f"{len(inputs)} arrays",
         )
     for tensor, array in zip(tensors, inputs, strict=True):
         bounds = tensor.shape(geometry)

@@ -79,7 +79,9 @@ class ExecuTorchEngine:
                 self._check_stamp(info.file, stamp)
                 method = program.load_method(info.method)
             except (RuntimeError, ValueError, IndexError, TypeError) as e:
-                raise MvgptError(f"ExecuTorch cannot load {info.file}", stage=stage, got=f"{e} {log()}".strip()) from None
+                raise MvgptError(
+                    f"ExecuTorch cannot load {info.file}", stage=stage, got=f"{e} {log()}".strip()
+                ) from None
         return program, method
 
     def _check_stamp(self, file: str, stamp: object) -> None:
@@ -96,7 +98,7 @@ class ExecuTorchEngine:
 
 
 def _runtime() -> Any:
-    """ExecuTorch's bindings. The public module around them imports the export compiler too: 2.5 s before the first frame."""
+    """ExecuTorch's bindings. The public module around them also imports the export compiler, which takes 2.5 s."""
     import torch  # noqa: F401  the bindings link to its libraries
     from executorch.extension.pybindings import _C
 
@@ -128,7 +130,9 @@ def _native_log() -> Iterator[Callable[[], str]]:
         def text() -> str:
             sink.seek(0)
             lines = sink.read().decode(errors="replace").splitlines()
-            return "; ".join(re.sub(r"^\[\S+\] ?", "", line) for line in lines if "issing" in line or "rror" in line)[:500]
+            return "; ".join(re.sub(r"^\[\S+\] ?", "", line) for line in lines if "issing" in line or "rror" in line)[
+                :500
+            ]
 
         try:
             yield text

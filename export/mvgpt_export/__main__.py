@@ -1,0 +1,5 @@
+"""`python -m mvgpt_export` is `mvgpt`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,92 @@
+// A thread takes a range of channels, a vector of channels at a time in each lane its own recurrence.
+#include "selective_scan.h"
+
+#include "vec.h"
+
+namespace mvgpt {
+namespace {
+
+constexpr int64_t kTile = 16;                // steps between the elementwise work and the recurrence
+constexpr int64_t kMaxGroups = 8;            // vectors of channels that pass over a tile while it is in cache
+constexpr int64_t kStates = kMaxState;       // vectors of state held by a thread: 8 KB with AVX2
+
+struct State {
+  Vec A2[kStates], h[kStates];
+};
+
+// The recurrence over one tile for one vector of channels; y comes in as D · u and goes out with h · C added.
+template <int64_t fixed_d_state>
+void recur(const float* const* rows, int64_t steps, int64_t d_state, const Vec* A2, Vec* h, const Vec* delta,
+           const Vec* du, Vec* y) {
+  const int64_t n_states = fixed_d_state ? fixed_d_state : d_state;
+  for (int64_t i = 0; i < steps; ++i) {
+    const float* const B = rows[i];
+    const float* const C = B + n_states;
+    const Vec step = delta[i], input = du[i];
+    Vec sum = y[i];
+    for (int64_t n = 0; n < n_states; ++n) {
+      h[n] = exp2_decay(step * A2[n]) * h[n] + input * B[n];
+      sum += h[n] * C[n];
+    }
+    y[i] = sum;
+  }
+}
+
+// `groups` vectors of channels from channel `first` on, over the whole sequence.
+void scan_channels(const SelectiveScan& s, int64_t first, int64_t groups) {
+  State state;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t channel = first + g * kLanes;
+    for (int64_t n = 0; n < s.d_state; ++n) {
+      const Vec A2 = load(s.A2 + n * s.d_inner + channel, s.d_inner - channel);
+      state.A2[g * s.d_state + n] = A2 == A2 ? A2 : splat(__builtin_nanf(""));  // the NaN that exp2_decay keeps
+      state.h[g * s.d_state + n] = Vec{};
+    }
+  }
+  const int64_t row_length = s.dt_rank + 2 * s.d_state;
+  for (int64_t start = 0; start < s.length; start += kTile) {
+    const int64_t steps = s.length - start < kTile ? s.length - start : kTile;
+    int64_t times[kTile];
+    const float* rows[kTile];
+    for (int64_t i = 0; i < steps; ++i) {
+      times[i] = s.reverse ? s.length - 1 - start - i : start + i;
+      rows[i] = s.xdbl + times[i] * row_length + s.dt_rank;
+    }
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t channel = first + g * kLanes;
+      const int64_t lanes = s.d_inner - channel;
+      const Vec bias = load(s.dt_bias + channel, lanes);
+      const Vec D = load(s.D + channel, lanes);
+      Vec delta[kTile], du[kTile], y[kTile];
+      for (int64_t i = 0; i < steps; ++i) {
+        const Vec u = load(s.u + times[i] * s.d_inner + channel, lanes);
+        delta[i] = softplus(load(s.dt + times[i] * s.d_inner + channel, lanes) + bias);
+        du[i] = delta[i] * u;
+        y[i] = D * u;
+      }
+      const auto recurrence = s.d_state == 16 ? recur<16> : recur<0>;
+      recurrence(rows, steps, s.d_state, state.A2 + g * s.d_state, state.h + g * s.d_state, delta, du, y);
+      for (int64_t i = 0; i < steps; ++i) {
+        const Vec z = load(s.xz + (2 * times[i] + 1) * s.d_inner + channel, lanes);
+        store(s.out + times[i] * s.d_inner + channel, y[i] * silu(z), lanes);
+      }
+    }
+  }
+}
+
+void scan_range(const void* arguments, int64_t begin, int64_t end) {
+  const SelectiveScan& s = *static_cast<const SelectiveScan*>(arguments);
+  const int64_t fit = kStates / s.d_state;
+  const int64_t most = fit < kMaxGroups ? fit : kMaxGroups;
+  for (int64_t group = begin; group < end; group += most) {
+    scan_channels(s, group * kLanes, end - group < most ? end - group : most);
+  }
+}
+
+}  // namespace
+
+void selective_scan(const SelectiveScan& scan, ParallelFor parallel_for) {
+  parallel_for((scan.d_inner + kLanes - 1) / kLanes, scan_range, &scan);
+}
+
+}  // namespace mvgpt

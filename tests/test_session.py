@@ -1,0 +1,334 @@
+"""A session on a bundle: answers, sampling, cancelling, rewinding, limits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mvgpt_export.models.qwen2 import KVCache, rotary_table
+from mvgpt_export.models.video_gpt import VideoGPT
+from mvgpt_export.sources import open_source
+from mvgpt_runtime import Cancelled, MvgptError, Session, contract
+from mvgpt_runtime.manifest import Bundle
+from mvgpt_runtime.prompt import TextStream, load_tokenizer
+from mvgpt_runtime.sampler import Sampler, SamplingOptions, SplitMix64
+from tokenizers import Tokenizer
+
+QUESTION = "What happens in this video?"
+
+
+@pytest.fixture(scope="module")
+def session(tiny_bundle: Bundle, sample_clip: Path) -> Session:
+    session = Session(tiny_bundle)
+    session.load_video(sample_clip)
+    return session
+
+
+@pytest.fixture(scope="module")
+def eager() -> VideoGPT:
+    return open_source("tiny").model
+
+
+def greedy_reference(model: VideoGPT, session: Session, question: str, count: int) -> list[int]:
+    """The eager model on the session's own visual tokens, everything computed anew for every token."""
+    answer = session.ask(question)
+    lm = model.language_model
+    assert session.video is not None
+    with torch.no_grad():
+        prefix, suffix = (lm.embed_tokens(torch.tensor(ids)) for ids in (answer.prefix_ids, answer.suffix_ids))
+        rows = torch.cat([prefix, torch.from_numpy(session.video.visual_tokens), suffix]).unsqueeze(0)
+        ids: list[int] = []
+        while len(ids) < count:
+            logits = lm(rows, *rotary_table(lm.config, rows.shape[1]), [KVCache() for _ in lm.layers])
+            ids.append(int(logits.argmax()))
+            if ids[-1] in session.bundle.manifest.stop_ids:
+                return ids[:-1]
+            rows = torch.cat([rows, lm.embed_tokens(torch.tensor([[ids[-1]]]))], dim=1)
+    return ids
+
+
+def test_greedy_answer_equals_the_eager_model(session: Session, eager: VideoGPT) -> None:
+    answer = session.ask(QUESTION, max_new_tokens=24)
+    tokens = list(answer)
+    assert [t.id for t in tokens] == answer.token_ids == greedy_reference(eager, session, QUESTION, 24)
+    assert "".join(map(str, tokens)) == answer.text == load_tokenizer(session.bundle).decode(answer.token_ids)
+    assert answer.finish_reason == "length"
+
+
+def test_video_encoders_equal_the_eager_model(session: Session, eager: VideoGPT, sample_clip: Path) -> None:
+    from mvgpt_runtime.video import open_clip
+
+    frames = np.stack(list(open_clip(sample_clip).frames()))
+    got, expected = session.video, eager.trace(frames, [1], [2])
+    assert got is not None
+    assert np.array_equal(got.selected, expected["selected"])
+    assert np.abs(got.visual_tokens - expected["visual_tokens"]).max() <= 1e-4 * np.abs(expected["visual_tokens"]).max()
+
+
+def test_a_follow_up_equals_a_cold_start(session: Session, tiny_bundle: Bundle, sample_clip: Path) -> None:
+    list(session.ask("Something else entirely, and rather longer than the next question is.", max_new_tokens=9))
+    warm = session.ask(QUESTION, max_new_tokens=12, temperature=0.8, top_p=0.9, seed=3)
+    list(warm)
+    fresh = Session(tiny_bundle)
+    fresh.load_video(sample_clip)
+    cold = fresh.ask(QUESTION, max_new_tokens=12, temperature=0.8, top_p=0.9, seed=3)
+    list(cold)
+    assert warm.token_ids == cold.token_ids
+    assert cold.stats["num_prefilled_tokens"] == cold.stats["num_prompt_tokens"] == warm.stats["num_prompt_tokens"]
+    assert warm.stats["num_prefilled_tokens"] == len(warm.suffix_ids)
+
+
+def test_low_memory_gives_the_same_answer(session: Session, tiny_bundle: Bundle, sample_clip: Path) -> None:
+    low = Session(tiny_bundle, low_memory=True)
+    for _ in range(2):  # the second load drops the language model again
+        low.load_video(sample_clip)
+        answer, reference = (s.ask(QUESTION, max_new_tokens=8) for s in (low, session))
+        assert [t.id for t in answer] == [t.id for t in reference]
+
+
+def test_sampling_follows_its_seed(session: Session) -> None:
+    def tokens(seed: int, **options: float) -> list[int]:
+        return [t.id for t in session.ask(QUESTION, max_new_tokens=16, seed=seed, **options)]  # type: ignore[arg-type]
+
+    assert tokens(1, temperature=1.0) == tokens(1, temperature=1.0)
+    assert tokens(1, temperature=1.0) != tokens(2, temperature=1.0)
+    assert tokens(1, temperature=1.0, top_p=1e-9) == tokens(1)
+
+
+def test_stats(session: Session) -> None:
+    answer = session.ask(QUESTION, max_new_tokens=5)
+    list(answer)
+    stats = answer.stats
+    assert list(stats) == [name for name in contract.METRICS if name in stats]
+    assert set(contract.METRICS) - set(stats) <= {"prefill_tokens_per_s", "decode_tokens_per_s"}
+    assert stats["num_generated_tokens"] == 5
+    assert stats["decode_tokens_per_s"] == pytest.approx(4 / stats["token_generation_ms"] * 1e3)
+    assert stats["time_to_first_token_ms"] >= stats["prompt_eval_ms"] > 0
+    assert all(value >= 0 for value in stats.values())
+
+
+def test_leaving_the_loop_and_asking_again(session: Session) -> None:
+    whole = [t.id for t in session.ask(QUESTION, max_new_tokens=8)]
+    abandoned = session.ask(QUESTION, max_new_tokens=8)
+    for token in abandoned:
+        if token.id == whole[0]:
+            break
+    assert [t.id for t in session.ask(QUESTION, max_new_tokens=8)] == whole
+    abandoned._tokens.close()  # type: ignore[attr-defined]
+    assert abandoned.finish_reason == "cancelled"
+
+
+def test_cancel_between_tokens(session: Session) -> None:
+    answer = session.ask(QUESTION, max_new_tokens=50)
+    for i, _ in enumerate(answer):
+        if i == 2:
+            session.cancel()
+    assert answer.finish_reason == "cancelled"
+    assert len(answer.token_ids) == 3
+
+
+def test_cancel_in_prefill(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another thread, while the first chunk runs: no token comes, and the next question is right."""
+    reference = [t.id for t in session.ask(QUESTION, max_new_tokens=6)]
+    run = session.engine.run
+
+    def cancelling(stage: str, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        if stage == "text_decoder":
+            thread = threading.Thread(target=session.cancel)
+            thread.start()
+            thread.join()
+        return run(stage, inputs)
+
+    session._kept = 0
+    answer = session.ask(QUESTION, max_new_tokens=6)
+    monkeypatch.setattr(session.engine, "run", cancelling)
+    assert list(answer) == []
+    assert answer.finish_reason == "cancelled"
+    monkeypatch.undo()
+    assert [t.id for t in session.ask(QUESTION, max_new_tokens=6)] == reference
+
+
+def test_cancel_while_loading(session: Session, sample_clip: Path) -> None:
+    """At every stage; the previous video stays."""
+    before = session.video
+    for stage in contract.ENCODER_STAGES:
+
+        def progress(name: str, stage: str = stage) -> None:
+            if name == stage:
+                session.cancel()
+
+        with pytest.raises(Cancelled):
+            session.load_video(sample_clip, progress=progress)
+        assert session.video is before
+    assert list(session.ask(QUESTION, max_new_tokens=2))
+
+
+def test_a_question_that_does_not_fit_says_by_how_much(session: Session) -> None:
+    fits = session.ask("a" * 10)
+    per_letter = len(session.ask("a " * 600).suffix_ids) - len(session.ask("a " * 500).suffix_ids)
+    assert per_letter > 0
+    room = session.geometry.max_context - session.geometry.visual_tokens - len(fits.prefix_ids)
+    question = "a " * 2000
+    over = len(load_tokenizer(session.bundle).encode(f"\n{question}<|im_end|>\n<|im_start|>assistant\n").ids) - room
+    with pytest.raises(MvgptError, match=f"is {over} tokens too long"):
+        session.ask(question)
+
+
+def test_generation_ends_at_the_end_of_the_cache(session: Session) -> None:
+    """The last position is used, and nothing past it."""
+    limit = session.geometry.max_context
+    answer = session.ask("a " * 300, max_new_tokens=10_000)
+    list(answer)
+    assert answer.finish_reason == "length"
+    # the last token needs no position of its own
+    assert answer.stats["num_prompt_tokens"] + len(answer.token_ids) == limit + 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.1}],
+)
+def test_bad_options(session: Session, options: dict[str, float]) -> None:
+    with pytest.raises(MvgptError):
+        session.ask(QUESTION, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("question", ["", "  ", "\ud800"])
+def test_bad_questions(session: Session, question: str) -> None:
+    with pytest.raises(MvgptError, match="prompt:"):
+        session.ask(question)
+
+
+def test_asking_without_a_video(tiny_bundle: Bundle) -> None:
+    with pytest.raises(MvgptError, match="no video is loaded"):
+        Session(tiny_bundle).ask(QUESTION)
+
+
+def test_an_answer_about_a_video_that_is_gone(tiny_bundle: Bundle, sample_clip: Path) -> None:
+    session = Session(tiny_bundle)
+    session.load_video(sample_clip)
+    answer = session.ask(QUESTION)
+    session.load_frames(np.zeros((3, 40, 30, 3), np.uint8))
+    with pytest.raises(MvgptError, match="another video was loaded"):
+        next(iter(answer))
+
+
+def test_too_many_or_no_frames(tiny_bundle: Bundle) -> None:
+    session = Session(tiny_bundle)
+    for count in (0, 17):
+        with pytest.raises(MvgptError, match="frames"):
+            session.load_frames(np.zeros((count, 20, 20, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("stage", "inputs"),
+    [
+        ("frame_scorer", []),
+        ("frame_scorer", [np.zeros((8, 64, 127), np.float32)]),
+        ("frame_scorer", [np.zeros((8, 64, 128), np.float64)]),
+        ("text_decoder", [np.zeros((1, 513, 192), np.float32), np.zeros(1, np.int64)]),
+        ("text_decoder", [np.zeros((1, 0, 192), np.float32), np.zeros(1, np.int64)]),
+        ("image_encoder", [np.zeros((1, 3, 64, 64), np.uint8), np.ones(1, np.float32)]),
+    ],
+)
+def test_wrong_inputs_are_refused_by_name(session: Session, stage: str, inputs: list[np.ndarray]) -> None:
+    with pytest.raises(MvgptError, match=f"^{stage}: wrong"):
+        session.engine.run(stage, inputs)
+
+
+def test_outputs_are_the_callers_own(session: Session) -> None:
+    """ExecuTorch reuses its output memory; what was returned before must not change."""
+    first = session.engine.run("token_embedding", [np.array([[5]], np.int64)])[0]
+    kept = first.copy()
+    second = session.engine.run("token_embedding", [np.array([[6]], np.int64)])[0]
+    assert np.array_equal(first, kept)
+    assert not np.array_equal(first, second)
+
+
+def test_unload_and_prewarm(session: Session) -> None:
+    for stage in contract.STAGE_NAMES:
+        session.engine.unload(stage)
+        session.engine.unload(stage)
+        session.engine.prewarm(stage)
+    session._kept = 0  # the KV cache went with text_decoder
+
+
+# --- The parts on their own ---
+
+
+def test_splitmix64_known_answers() -> None:
+    """The first outputs for seed 1234567, as the generator's authors publish them."""
+    generator = SplitMix64(1234567)
+    assert [generator.next() for _ in range(3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    logits=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12),
+    temperature=st.floats(0.1, 5),
+    top_p=st.floats(0.01, 1),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_sampler_equals_a_plain_one(logits: list[float], temperature: float, top_p: float, seed: int) -> None:
+    weights = [np.exp((x - max(logits)) / temperature) for x in logits]
+    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
+    nucleus: list[tuple[int, float]] = []
+    mass = 0.0
+    for i in order:
+        nucleus.append((i, weights[i] / sum(weights)))
+        mass += nucleus[-1][1]
+        if mass >= top_p:
+            break
+    target = SplitMix64(seed).uniform() * mass
+    allowed, running = set(), 0.0
+    for i, p in nucleus:
+        if running - 1e-9 <= target <= running + p + 1e-9:  # at a boundary either neighbour is right
+            allowed.add(i)
+        running += p
+    got = Sampler(SamplingOptions(temperature, top_p, seed))(np.array(logits, np.float32))
+    assert got in allowed or abs(mass - top_p) < 1e-9
+
+
+def test_sampler_frequencies() -> None:
+    sampler = Sampler(SamplingOptions(1.0, 1.0, seed=0))
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    counts = np.bincount([sampler(logits) for _ in range(20_000)], minlength=4) / 20_000
+    assert np.abs(counts - [0.5, 0.3, 0.15, 0.05]).max() < 0.012  # 3.4 standard deviations
+
+
+def test_greedy_takes_the_lowest_of_equal_ids_and_refuses_nan() -> None:
+    sampler = Sampler(SamplingOptions())
+    assert sampler(np.array([0, 2, 2, 1], np.float32)) == 1
+    with pytest.raises(MvgptError, match="not finite"):
+        sampler(np.array([0, np.nan], np.float32))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_bundle: Bundle) -> Tokenizer:
+    return load_tokenizer(tiny_bundle)
+
+
+def pieces(tokenizer: Tokenizer, ids: list[int]) -> Iterator[str]:
+    stream = TextStream(tokenizer)
+    yield from map(stream.push, ids)
+    yield stream.finish()
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=40))
+def test_streaming_never_splits_a_character(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    parts = list(pieces(tokenizer, ids))
+    assert "".join(parts) == tokenizer.decode(ids)
+    assert not any("\ufffd" in part for part in parts) or "\ufffd" in text
+
+
+def test_streaming_ends_inside_a_character(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("ok 🎬", add_special_tokens=False).ids[:-1]
+    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids) == "ok \ufffd"
