@@ -1,4 +1,4 @@
-"""The one table of tolerances, each with its reason. A difference is the largest absolute one over the largest value."""
+"""The one table of tolerances, each with its reason; all are the largest difference over the largest value."""
 
 # Eager networks against transformers' and against float64 loops: float32 sums in another order.
 EAGER = 1e-4

@@ -66,7 +66,9 @@ inline Vec exp2_fraction(Vec f) {
 // 2^x for x <= 0, never below 2^-126 (nothing that a decay multiplies is large enough to tell that from 0). The
 // cheapest form, for the inner loop: a NaN with a payload may get lost, so the caller sees to NaNs.
 inline Vec exp2_decay(Vec x) {
-  x = at_least(splat(-126.0f), x);
+  // As unsigned integers negative floats are in reverse order, and integer minimum is one instruction everywhere.
+  const Bits lowest = as_bits(splat(-126.0f));
+  x = as_float(as_bits(x) < lowest ? as_bits(x) : lowest);
   const Vec rounded = x + kRound;
   const Vec p = exp2_fraction(x - (rounded - kRound));
   return as_float(as_bits(p) + (as_bits(rounded) << 23));

@@ -1,0 +1,112 @@
+"""Tokenizers: Qwen2.5's true vocabulary, older file layouts, and what does not fit a model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mvgpt_export.sources import tiny_tokenizer
+from mvgpt_export.tokenizer import SPLIT_PATTERN, add_tokens, folder_tokenizer, qwen_tokenizer, special_ids
+from mvgpt_runtime import MvgptError
+from tokenizers import Tokenizer
+
+TEXTS = [
+    "What happens in this video?",
+    "Ünïcödé, 北京 и 東京, 12345 tokens\n\n  def f(x):\treturn x",
+    "🎬🎥 👩‍👩‍👧 e\u0301 vs é",
+    "it's WE'LL i'd\r\n \r\n  trailing   ",
+]
+
+
+@pytest.fixture(scope="module")
+def qwen() -> Tokenizer:
+    return qwen_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def reference() -> object:
+    """tiktoken on the same ranks: an independent byte-pair encoder."""
+    import tiktoken
+    from tiktoken.load import load_tiktoken_bpe
+
+    spec = importlib.util.find_spec("dashscope")
+    assert spec is not None
+    assert spec.origin is not None
+    ranks = load_tiktoken_bpe(str(Path(spec.origin).parent / "resources" / "qwen.tiktoken"))
+    return tiktoken.Encoding("qwen", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+
+def assert_equal(qwen: Tokenizer, reference: object, text: str) -> None:
+    expected = reference.encode(unicodedata.normalize("NFC", text))  # type: ignore[attr-defined]
+    assert qwen.encode(text, add_special_tokens=False).ids == expected
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_qwen_equals_tiktoken(qwen: Tokenizer, reference: object, text: str) -> None:
+    assert_equal(qwen, reference, text)
+    ids = qwen.encode(text, add_special_tokens=False).ids
+    assert qwen.decode(ids) == unicodedata.normalize("NFC", text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=60).filter(lambda t: "<|" not in t and "_call>" not in t))
+def test_qwen_equals_tiktoken_on_any_text(qwen: Tokenizer, reference: object, text: str) -> None:
+    assert_equal(qwen, reference, text)
+
+
+def test_qwen_known_ids(qwen: Tokenizer) -> None:
+    assert qwen.get_vocab_size() == 151665
+    known, stop = special_ids(qwen, 151666)
+    assert known == {"<|im_start|>": 151644, "<|im_end|>": 151645, "<|endoftext|>": 151643}
+    assert stop == (151645, 151643)
+    assert qwen.token_to_id("<|file_sep|>") == 151664
+    assert qwen.encode("<|im_start|>user\n", add_special_tokens=False).ids == [151644, 872, 198]
+
+
+def test_vocab_and_merges_files(tmp_path: Path) -> None:
+    """The layout of checkpoints without tokenizer.json."""
+    tiny = tiny_tokenizer()
+    model = json.loads(tiny.to_str())["model"]
+    special = {t: tiny.token_to_id(t) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")}
+    # ids of added tokens follow the vocabulary's in such files
+    size = len(model["vocab"])
+    vocab = {t: i - len(special) for t, i in model["vocab"].items() if t not in special}
+    added = {token: size - len(special) + i for i, token in enumerate(special)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in model["merges"]))
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    built = folder_tokenizer(tmp_path)
+    assert built is not None
+    for text in TEXTS:
+        assert built.encode(text).ids == [i - len(special) for i in tiny.encode(text).ids]
+    assert {t: built.token_to_id(t) for t in added} == added
+
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|im_end|>": 9999}))
+    with pytest.raises(MvgptError, match="unexpected id"):
+        folder_tokenizer(tmp_path)
+    (tmp_path / "merges.txt").write_text("a b c")
+    with pytest.raises(MvgptError, match="cannot read"):
+        folder_tokenizer(tmp_path)
+
+
+def test_folders_without_a_usable_tokenizer(tmp_path: Path) -> None:
+    assert folder_tokenizer(tmp_path) is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(MvgptError, match=r"tokenizer\.json is no tokenizer"):
+        folder_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_does_not_fit_the_model() -> None:
+    tiny = tiny_tokenizer()
+    with pytest.raises(MvgptError, match="embedding table lacks"):
+        special_ids(tiny, tiny.get_vocab_size() - 1)
+    plain = Tokenizer.from_str(tiny.to_str().replace("<|im_end|>", "<|nothing|>"))
+    with pytest.raises(MvgptError, match=r"has no <\|im_end\|>"):
+        special_ids(plain, 10_000)
+    add_tokens(plain, ["<|im_end|>"], [])
+    assert special_ids(plain, 10_000)[1][0] == plain.get_vocab_size() - 1
