@@ -219,6 +219,15 @@ def test_an_answer_about_a_video_that_is_gone(tiny_bundle: Bundle, sample_clip: 
         next(iter(answer))
 
 
+def test_an_answer_that_another_one_overtook(session: Session) -> None:
+    """They share one KV cache: going on would mix them."""
+    first = iter(session.ask(QUESTION, max_new_tokens=8))
+    next(first)
+    list(session.ask(QUESTION, max_new_tokens=2))
+    with pytest.raises(MvgptError, match="went on to something else"):
+        next(first)
+
+
 def test_too_many_or_no_frames(tiny_bundle: Bundle) -> None:
     session = Session(tiny_bundle)
     for count in (0, 17):

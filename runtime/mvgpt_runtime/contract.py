@@ -148,7 +148,8 @@ STAGES: tuple[Stage, ...] = (
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 ENCODER_STAGES = tuple(stage.name for stage in STAGES if stage.unit != "slm")
-"""Stages a low-memory session unloads before prefill."""
+LANGUAGE_STAGES = tuple(stage.name for stage in STAGES if stage.unit == "slm")
+"""A low-memory session has either the encoders loaded or these."""
 
 
 def stage(name: str) -> Stage:

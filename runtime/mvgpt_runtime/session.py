@@ -58,6 +58,7 @@ class Session:
         self.clip: video.Clip | None = None  # where the loaded video's frames were sampled
         self._video_stats = Stats()
         self._kept = 0  # positions of prefix and visual tokens that the KV cache holds
+        self._turn = 0  # counts whatever takes over the KV cache: an older answer must not go on
 
     @property
     def video(self) -> EncodedVideo | None:
@@ -145,6 +146,7 @@ class Session:
         Runs the stages as `load_video` and `ask` do. Afterwards no video is loaded.
         """
         self._video, self.clip, self._kept = None, None, 0
+        self._turn += 1
         out = encode_video(self.engine, self.geometry, frames, Stats(), lambda stage: None)
         prompt = [self._generator.embed(list(prefix_ids)), out.visual_tokens, self._generator.embed(list(suffix_ids))]
         logits = self._generator.prefill(np.concatenate(prompt), 0)
@@ -166,8 +168,10 @@ class Session:
                 raise Cancelled(stage)
 
         self._cancel.clear()
+        self._turn += 1
         if self.low_memory:
-            self.engine.unload("text_decoder")
+            for stage in contract.LANGUAGE_STAGES:
+                self.engine.unload(stage)
             self._kept = 0
         encoded = encode_video(self.engine, self.geometry, frames, stats, check)
         if self.low_memory:
@@ -219,6 +223,8 @@ class Answer:
                 "another video was loaded since this question was asked", stage="session", remedy="ask again"
             )
         session._cancel.clear()
+        session._turn += 1
+        self._turn = session._turn
         start = time.perf_counter()
         try:
             with stats.timed("model_load_ms"):
@@ -256,6 +262,8 @@ class Answer:
             logits, position, Sampler(self._options), stop_ids, self._limit, stats, session._cancel.is_set
         )
         while self.finish_reason is None:
+            if session._turn != self._turn:
+                raise MvgptError("the session went on to something else", stage="session", remedy="ask again")
             before = time.perf_counter()
             step = next(steps)
             now = time.perf_counter()  # only the step is timed, not what the caller does with its token
