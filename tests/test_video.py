@@ -49,6 +49,7 @@ def test_known_answers(num_frames: int, fps: float, expected: list[int]) -> None
         (1.0, 1.0, [30]),
         (1.0, 1.2, [30, 31, 32, 33, 34, 35, 36]),
         (0.0, 99.0, [7 * i for i in range(16)]),
+        (0.0, 1e308, [7 * i for i in range(16)]),
         (3.99, None, [119]),
     ],
 )
@@ -66,6 +67,7 @@ def test_a_part_of_a_clip(start_s: float | None, end_s: float | None, expected: 
         (9, math.nan),
         (9, math.inf),
         (9, 30.0, 0.3),  # frame 9 of 9
+        (9, 30.0, 1e308),
         (9, 30.0, -0.1),
         (9, 30.0, math.nan),
         (9, 30.0, None, math.nan),
@@ -178,6 +180,16 @@ def test_a_part_of_a_file(long_clip: Path) -> None:
     _check(clip)
     with pytest.raises(MvgptError, match="after the end"):
         open_clip(long_clip, start_s=1000)
+
+
+def test_an_abandoned_iteration_does_no_harm(tmp_path: Path) -> None:
+    clip = open_clip(clips.draw(tmp_path / "clip.mp4", 90))
+    for taken in (0, 1, 7):
+        frames = clip.frames()
+        for _ in range(taken):
+            next(frames)
+        frames.close()
+        _check(clip)
 
 
 # Groups of 40 frames that refer to each other as much as the codec allows: where seeking goes wrong most easily.
@@ -424,6 +436,8 @@ def test_facts_of_containers(tmp_path: Path, good: dict[str, Path]) -> None:
     assert facts.closed_gops
     assert facts.shown_s == pytest.approx(4, abs=0.01)
     assert facts.mirror_axis is None
+    options = ("-x264-params", _X264, "-movflags", "frag_keyframe+empty_moov")
+    assert container.inspect(clips.draw(tmp_path / "fragments.mp4", 90, options=options)) == container.Container()
     path = clips.draw(tmp_path / "open.mp4", 90, options=("-x264-params", _X264 + ":open-gop=1"))
     assert not container.inspect(path).closed_gops
     path = clips.draw(tmp_path / "open5.mp4", 90, codec=_H265, options=("-x265-params", _X265 + ":open-gop=1"))
@@ -443,7 +457,7 @@ def test_which_tables_mean_closed_groups() -> None:
     assert not container._has_closed_gops(table([0, 0, 20, 0])), "the fourth sample is shown before the third"
     for kind in (b"sbgp", b"stps"):
         assert not container._has_closed_gops(table([0, 0, 0, 0], _box(kind, bytes(8)))), "key frames outside stss"
-    assert not container._has_closed_gops(memoryview(b"")), "fragmented"
+    assert not container._has_closed_gops(memoryview(b"")), "no samples"
 
 
 def test_importing_is_cheap() -> None:

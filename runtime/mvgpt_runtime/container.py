@@ -21,7 +21,7 @@ _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _COPY = "copy or download the file again"
 _CONVERT = "if a player shows it, convert it: ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4"
-_MAX_SAMPLES = 1 << 24  # five days at 30 fps; more is a damaged table, which must not be unrolled in memory
+_MAX_SAMPLES = 1 << 24  # six days at 30 fps; more is a damaged table, which must not be unrolled in memory
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,13 @@ def _read_movie(movie: memoryview, path: Path) -> Container:
         raise _error("this file has no pictures", path, "a video track", "other tracks, or none", "choose another file")
     # A cover picture is a video track too, with one sample.
     track = max(tracks, key=_num_samples)
+    mirror_axis = _mirror_axis(_find(track, b"tkhd"))
+    if _find(movie, b"mvex"):
+        return Container(mirror_axis=mirror_axis)  # fragmented: these tables tell only the beginning
     return Container(
         closed_gops=_has_closed_gops(_find(track, b"mdia", b"minf", b"stbl")),
         shown_s=_shown_seconds(_find(track, b"edts", b"elst"), _find(movie, b"mvhd")),
-        mirror_axis=_mirror_axis(_find(track, b"tkhd")),
+        mirror_axis=mirror_axis,
     )
 
 
@@ -150,7 +153,7 @@ def _has_closed_gops(table: memoryview) -> bool:
     count, delta = _runs(durations)
     num_samples = int(count.sum())
     if not 0 < num_samples <= _MAX_SAMPLES:
-        return False  # fragmented: the tables are elsewhere
+        return False
     if not syncs or not offsets:
         return True  # only key frames, or shown in the order of storage
     count_offset, offset = _runs(offsets)
@@ -176,7 +179,7 @@ def _shown_seconds(edits: memoryview, header: memoryview) -> float | None:
     entries = (entry.unpack_from(edits, 8 + i * entry.size) for i in range(count))
     shown = sum(length for length, start, _ in entries if start >= 0)  # -1: a pause
     (timescale,) = struct.unpack_from(">I", header, 20 if header[0] else 12)
-    return shown / timescale if shown and timescale else None  # 0: fragmented, up to the end
+    return shown / timescale if shown and timescale else None
 
 
 def _mirror_axis(header: memoryview) -> int | None:

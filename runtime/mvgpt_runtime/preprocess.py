@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ Float64Array = npt.NDArray[np.float64]
 _CUBIC_BITS = 22  # a product with a pixel has 30 bits, and the sum of a row's products still fits 32
 _LINEAR_BITS = 11
 _BLOCK = 8  # outputs per matrix product: the matrices are banded, so wider blocks multiply more zeros
+_SMALL_PRODUCT = 1 << 18  # multiplications: for more, OpenBLAS starts threads, which on busy cores wait far too long
 
 
 def resize_clip(frame: UInt8Array, size: int) -> UInt8Array:
@@ -48,21 +49,12 @@ def resize_clip(frame: UInt8Array, size: int) -> UInt8Array:
     """
     height, width = _check_frame(frame, size)
     short = min(height, width)
-    # Whole numbers in float64: the weights of one output add up to less than 2**23 in size, so every sum is exact.
-    down = _cubic_blocks(height, size * height // short, size)
-    across = _cubic_blocks(width, size * width // short, size)
-    first, last = down[0][0], down[-1][1]
-    source = frame[first:last].reshape(last - first, width * 3)
-    rows = np.empty((last - first, size * 3), np.uint8)
-    for start, stop, begin, weights in across:
-        # Channels stay interleaved: three copies of the weights, one per channel, cost less than a transposed frame.
-        banded = source[:, start * 3 : stop * 3].astype(np.float64) @ np.kron(weights, np.eye(3))
-        rows[:, begin * 3 : (begin + weights.shape[1]) * 3] = _round_cubic(banded)
-    out = np.empty((size, size * 3), np.uint8)
-    for start, stop, begin, weights in down:
-        banded = weights.T @ rows[start - first : stop - first].astype(np.float64)
-        out[begin : begin + weights.shape[1]] = _round_cubic(banded)
-    return out.reshape(size, size, 3)
+    down = _cubic_blocks(height, size * height // short, size, 1)
+    across = _cubic_blocks(width, size * width // short, size, 3)
+    needed = frame[down[0].start : down[-1].stop].reshape(-1, width * 3)
+    rows = _filter(needed[:, across[0].start : across[-1].stop], across)
+    columns = _filter(rows.T, down)
+    return np.ascontiguousarray(columns.T).reshape(size, size, 3)
 
 
 def resize_video(frame: UInt8Array, size: int) -> UInt8Array:
@@ -118,13 +110,17 @@ def normalize(pixels: UInt8Array, mask: Float32Array, mean: Sequence[float], std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-@lru_cache(maxsize=16)
-def _cubic_blocks(length: int, resized: int, size: int) -> tuple[tuple[int, int, int, Float64Array], ...]:
-    """The middle `size` of `resized` outputs along an edge of `length` pixels, as (start, stop, begin, weights).
+class _Block(NamedTuple):
+    """Some neighbouring outputs of the bicubic filter, all made of inputs start .. stop - 1 of a line of numbers."""
 
-    Outputs begin .. begin + weights.shape[1] - 1 need only inputs start .. stop - 1; weights [stop - start, outputs]
-    are integers.
-    """
+    start: int
+    stop: int
+    weights: Float64Array  # [stop - start, outputs], whole numbers
+
+
+@lru_cache(maxsize=16)
+def _cubic_blocks(length: int, resized: int, size: int, channels: int) -> tuple[_Block, ...]:
+    """The middle `size` of `resized` outputs along an edge of `length` pixels, whose channels are interleaved."""
     scale = length / resized
     stretch = max(scale, 1.0)  # the filter widens when it shrinks a picture: this is the antialias
     crop = (resized - size) // 2
@@ -143,8 +139,25 @@ def _cubic_blocks(length: int, resized: int, size: int) -> tuple[tuple[int, int,
         weights = np.zeros((stop - start, len(block)))
         for column, (low, high, weight) in enumerate(block):
             weights[low - start : high - start, column] = weight
-        blocks.append((start, stop, begin, weights))
+        # Weights repeated for each channel multiply zeros, and still cost less than a transposed frame.
+        wide = np.kron(weights, np.eye(channels)).astype(np.float64)
+        blocks.append(_Block(start * channels, stop * channels, wide))
     return tuple(blocks)
+
+
+def _filter(lines: UInt8Array, blocks: tuple[_Block, ...]) -> UInt8Array:
+    """One pass over uint8 [n, inputs that the blocks need] -> uint8 [n, outputs of the blocks].
+
+    Whole numbers in float64: the weights of one output add up to less than 2**23 in size, so every sum is exact.
+    """
+    offset = blocks[0].start
+    step = max(1, _SMALL_PRODUCT // max(block.weights.size for block in blocks))
+    out = np.empty((len(lines), sum(block.weights.shape[1] for block in blocks)), np.uint8)
+    for y in range(0, len(lines), step):
+        strip = lines[y : y + step].astype(np.float64)
+        sums = [strip[:, block.start - offset : block.stop - offset] @ block.weights for block in blocks]
+        out[y : y + step] = _round_cubic(np.concatenate(sums, axis=1))
+    return out
 
 
 def _cubic(x: Float64Array) -> Float64Array:

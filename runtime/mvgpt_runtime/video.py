@@ -12,7 +12,7 @@ import math
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,18 +55,18 @@ def sample_indices(
     Raises:
         MvgptError: (stage "video") there is no such frame, or an argument is no such quantity.
     """
-    _require(num_frames >= 1, "the clip has no frames", ">= 1 frame", num_frames)
+    _require(num_frames >= 1, "the clip has no frames", ">= 1 frame", num_frames, _CONVERT)
+    _require(math.isfinite(fps) and fps > 0, "the clip has no usable frame rate", "> 0 per second", fps, _CONVERT)
     _require(max_frames >= 1, "at least one frame must be asked for", "max_frames >= 1", max_frames)
-    _require(math.isfinite(fps) and fps > 0, "the clip has no usable frame rate", "frames per second > 0", fps)
     for name, value in (("start_s", start_s), ("end_s", end_s)):
         ok = value is None or (math.isfinite(value) and value >= 0)
         _require(ok, f"{name} is not a time in the clip", "seconds >= 0, or None", value)
     last = num_frames - 1
-    first = 0 if start_s is None else int(start_s * fps)
+    first = 0 if start_s is None else int(min(start_s * fps, num_frames))
     _require(first <= last, "start_s is after the end of the clip", f"< {num_frames / fps:.3f} s", start_s)
     if end_s is not None:
         _require(end_s >= (start_s or 0), "end_s is before start_s", f">= {start_s} s", end_s)
-        last = min(int(end_s * fps), last)
+        last = int(min(end_s * fps, last))
 
     positions = range(first, last + 1, max(1, round(fps)))
     if len(positions) > max_frames:
@@ -95,8 +95,10 @@ class Clip:
     num_frames: int
     _decoder: _Decoder = field(repr=False, compare=False)
 
-    def frames(self) -> Iterator[UInt8Array]:
+    def frames(self) -> Generator[UInt8Array, None, None]:
         """Decode the sampled frames in order, one at a time; one iteration at a time.
+
+        Take them swiftly: between two frames of one group of pictures decord goes on decoding into memory.
 
         Yields:
             uint8 [H, W, 3], RGB, upright, contiguous; not used again, so the caller may keep or change it.
@@ -105,8 +107,13 @@ class Clip:
             MvgptError: (stage "video") a frame cannot be decoded, or not surely be told from its neighbours.
         """
         self._decoder.rewind()
-        for index in self.indices:
-            yield self._decoder.frame(index)
+        try:
+            for index, following in zip(self.indices, (*self.indices[1:], None), strict=True):
+                frame = self._decoder.frame(index)
+                self._decoder.rest(following)
+                yield frame
+        finally:
+            self._decoder.rest(None)
 
 
 def open_clip(
@@ -188,6 +195,13 @@ class _Decoder:
             frame = np.flip(frame, self._facts.mirror_axis)
         return np.ascontiguousarray(frame)
 
+    def rest(self, following: int | None) -> None:
+        """Stop decoding ahead, unless the shown frame `following` is reached sooner without."""
+        if following is None or self._seeks_for(self._hidden + following):
+            with self._failures("this video cannot be decoded"):
+                self._reader.seek(0)
+            self._lost = True
+
     def _decode(self, wanted: int) -> UInt8Array:
         from decord import DECORDError
 
@@ -205,11 +219,11 @@ class _Decoder:
 
     def _approach(self, wanted: int) -> None:
         """Make the stored frame `wanted` the one that decord hands out next."""
-        key = self._keys[bisect_right(self._keys, wanted) - 1]
+        key = self._key_of(wanted)
         if self._lost and (self._straight or key == 0):
             self.rewind()
         self._drop_waiting(wanted)
-        if self._lost or (key >= self._position() + self._ahead and not self._straight):
+        if self._lost or self._seeks_for(wanted):
             self._reader.seek(0)  # from where it stands already, decord would not move
             self._reader.seek_accurate(key)
             self._waiting = self._position() == key + 1
@@ -226,6 +240,12 @@ class _Decoder:
             self._reader.next()
         if self._position() < wanted:
             self._reader.seek_accurate(wanted)
+
+    def _key_of(self, wanted: int) -> int:
+        return self._keys[bisect_right(self._keys, wanted) - 1]
+
+    def _seeks_for(self, wanted: int) -> bool:
+        return not self._straight and self._key_of(wanted) >= self._position() + self._ahead
 
     def _drop_waiting(self, wanted: int) -> None:
         # seek_accurate() may leave it waiting.
@@ -244,18 +264,10 @@ class _Decoder:
         from decord import DECORDError
         from decord._ffi.base import DECORDLimitReachedError
 
-        kinds = (
-            DECORDError,
-            DECORDLimitReachedError,
-            RuntimeError,
-            AssertionError,
-            StopIteration,
-            ValueError,
-            IndexError,
-        )
+        its_own = (DECORDError, DECORDLimitReachedError)
         try:
             yield
-        except kinds as error:
+        except (*its_own, RuntimeError, AssertionError, StopIteration, ValueError, IndexError) as error:
             lines = str(error).splitlines() or [type(error).__name__]
             got = re.sub(r"\[[\d:]+\] \S+: ", "", lines[0])  # a time and a line of decord's source
             raise self._error(what, "a video whose frames decode", got) from error
@@ -264,6 +276,6 @@ class _Decoder:
         return MvgptError(f"{what}: {self._path}", stage="video", expected=expected, got=got, remedy=_CONVERT)
 
 
-def _require(condition: bool, what: str, expected: object, got: object) -> None:
+def _require(condition: bool, what: str, expected: object, got: object, remedy: str = "change this argument") -> None:
     if not condition:
-        raise MvgptError(what, stage="video", expected=expected, got=got)
+        raise MvgptError(what, stage="video", expected=expected, got=got, remedy=remedy)
