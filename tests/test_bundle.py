@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mvgpt_export import bundle as export
 from mvgpt_export.backends import LoweredFile, LoweredMethod
 from mvgpt_export.config import NAMED_CONFIGS
-from mvgpt_export.quant import RECIPES
+from mvgpt_export.quant import RECIPES, Recipe
 from mvgpt_export.sources import Source, open_source
 from mvgpt_export.verify import verify_bundle
 from mvgpt_runtime import MvgptError, Session, contract
@@ -218,7 +218,7 @@ def test_verification_names_the_stage_that_differs(tiny_bundle: Bundle, stage: s
     model = open_source("tiny").model
     model.get_parameter(WEIGHTS[stage]).mul_(1.05)
     with pytest.raises(MvgptError, match=f"^{stage}: the exported stage differs"):
-        verify_bundle(tiny_bundle, model, RECIPES["fp32"].tolerance)
+        verify_bundle(tiny_bundle, model, RECIPES["fp32"])
 
 
 @pytest.mark.parametrize(("largest", "name"), [(False, "selected"), (True, "frame_scores")])
@@ -231,13 +231,21 @@ def test_verification_checks_scores_and_selection(
         scores = model.frame_scorer.scores
         monkeypatch.setattr(model.frame_scorer, "scores", lambda x: scores(x * 0.5))
     with pytest.raises(MvgptError, match=f"frame_scorer: .* in {name}"):
-        verify_bundle(tiny_bundle, model, RECIPES["fp32"].tolerance)
+        verify_bundle(tiny_bundle, model, RECIPES["fp32"])
 
 
 def test_a_bundle_that_fails_verification_is_not_written(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def reuse(source: Source, stages: list[str], geometry: Geometry, backend: str, path: Path) -> LoweredFile:
+    def reuse(
+        source: Source,
+        stages: list[str],
+        geometry: Geometry,
+        backend: str,
+        recipe: Recipe,
+        kernels: str,
+        path: Path,
+    ) -> LoweredFile:
         """The session's lowered programs: lowering again takes most of a minute."""
         shutil.copy(tiny_bundle.folder / path.name, path)
         infos = {name: tiny_bundle.manifest.stages[name] for name in stages}

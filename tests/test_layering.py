@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from mvgpt_runtime.build_kernels import FOLDER, LIBRARY, find_compiler
 
 REPOSITORY = Path(__file__).parent.parent
 EXPORT, RUNTIME = REPOSITORY / "export" / "mvgpt_export", REPOSITORY / "runtime" / "mvgpt_runtime"
@@ -16,8 +17,8 @@ EXPORT, RUNTIME = REPOSITORY / "export" / "mvgpt_export", REPOSITORY / "runtime"
 # Third-party packages that a runtime module may import anywhere, and where the heavy ones may be imported at all.
 RUNTIME_ANYWHERE = {"numpy"}
 RUNTIME_ALLOWED = {
-    "torch": {"engines"},
-    "executorch": {"engines"},
+    "torch": {"engines", "kernels.py"},
+    "executorch": {"engines", "kernels.py"},
     "decord": {"video.py"},
     "tokenizers": {"prompt.py"},
     "pydantic": {"manifest.py"},
@@ -68,7 +69,7 @@ def test_networks_import_torch_and_the_contract_only(path: Path) -> None:
         "mvgpt_runtime.frames",
         "mvgpt_export.models",
         "mvgpt_export.config",
-        "mvgpt_export.ops",
+        "mvgpt_export.ops.selective_scan",
     )
     assert all(n.startswith(allowed) for n in names if n.startswith("mvgpt"))
 
@@ -92,7 +93,7 @@ def test_files_stay_small() -> None:
 
 
 def test_wheel_contents(tmp_path: Path) -> None:
-    """Both packages with their data, and nothing else of the repository."""
+    """Both packages with their data, the kernels' sources and, with a compiler, their library; nothing else."""
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(REPOSITORY)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("mvgpt-*.whl")
@@ -101,8 +102,11 @@ def test_wheel_contents(tmp_path: Path) -> None:
         path.relative_to(root.parent).as_posix()
         for root in (EXPORT, RUNTIME)
         for path in root.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", FOLDER} & set(path.parts)
     }
-    assert {n for n in names if ".dist-info/" not in n} == sources
+    compiled = {n for n in names if f"/{FOLDER}/" in n}
+    assert {n for n in names if ".dist-info/" not in n} - compiled == sources
+    assert f"mvgpt_runtime/{FOLDER}/src/selective_scan.cpp" in compiled
+    assert (f"mvgpt_runtime/{FOLDER}/{LIBRARY}" in compiled) == (find_compiler() is not None)
     assert "mvgpt_export/data/tiny/tokenizer.json" in sources
     assert any(n.endswith("licenses/LICENSE") for n in names)

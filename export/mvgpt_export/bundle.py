@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from mvgpt_runtime import contract
 from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.errors import MvgptError
+from mvgpt_runtime.kernels import REMEDY, available
 from mvgpt_runtime.manifest import (
     Bundle,
     FileInfo,
@@ -32,9 +33,9 @@ from mvgpt_runtime.manifest import (
 )
 
 from .backends import BACKENDS, SUFFIXES, LoweredFile
-from .quant import RECIPES
+from .quant import RECIPES, Recipe, quantize
 from .sources import Source, open_source
-from .stages import dynamic_shapes, example_inputs, stage_module
+from .stages import MIXERS, default_kernels, dynamic_shapes, example_inputs, stage_module
 from .tokenizer import special_ids
 from .verify import verify_bundle
 
@@ -48,6 +49,7 @@ def export_bundle(
     *,
     backend: str = "xnnpack",
     recipe: str = "fp32",
+    kernels: str | None = None,
     clip: str | None = None,
     videomamba: str | None = None,
     max_context: int | None = None,
@@ -57,6 +59,7 @@ def export_bundle(
 
     Args:
         backend, recipe: names from BACKENDS and RECIPES.
+        kernels: "fused" (our own operators) or "stock" (an unmodified runtime's); None: fused if they are compiled.
         clip, videomamba: where encoders come from that the checkpoint lacks.
         max_context: positions of the KV cache (None: the video plus `config.PROMPT_RESERVE`).
         progress: called before each step.
@@ -64,9 +67,17 @@ def export_bundle(
     Raises:
         MvgptError: a checkpoint that cannot be loaded, a stage that differs from the eager model. Nothing is written.
     """
-    for kind, name, known in (("backend", backend, BACKENDS), ("recipe", recipe, RECIPES)):
+    kernels = kernels or default_kernels()
+    choices: list[tuple[str, str, Collection[str]]] = [
+        ("backend", backend, BACKENDS),
+        ("recipe", recipe, RECIPES),
+        ("kernels", kernels, MIXERS),
+    ]
+    for kind, name, known in choices:
         if name not in known:
             raise MvgptError(f"unknown {kind}", stage="export", expected=", ".join(known), got=name)
+    if kernels == "fused" and not available():
+        raise MvgptError("the fused operators are not compiled", stage="export", remedy=REMEDY)
     output = Path(output)
     _check_output(output)
     units: dict[str, list[str]] = {}
@@ -87,12 +98,12 @@ def export_bundle(
         for i, (unit, stages) in enumerate(units.items(), start=1):
             step(i)
             name = unit + SUFFIXES[backend]
-            lowered[name] = export_unit(source, stages, geometry, backend, folder / name)
+            lowered[name] = export_unit(source, stages, geometry, backend, RECIPES[recipe], kernels, folder / name)
         if source.tokenizer is not None:
             source.tokenizer.save(str(folder / contract.TOKENIZER_NAME))
-        manifest = _manifest(source, geometry, backend, recipe, folder, lowered, ids, stop_ids)
+        manifest = _manifest(source, geometry, backend, recipe, kernels, folder, lowered, ids, stop_ids)
         step(len(steps) - 1)
-        verify_bundle(Bundle(folder, manifest), source.model, RECIPES[recipe].tolerance)
+        verify_bundle(Bundle(folder, manifest), source.model, RECIPES[recipe])
         path = folder / contract.MANIFEST_NAME
         with path.open("w", encoding="utf-8") as f:
             f.write(manifest.model_dump_json(indent=1) + "\n")
@@ -102,13 +113,23 @@ def export_bundle(
     return Bundle(output, manifest)
 
 
-def export_unit(source: Source, stages: list[str], geometry: Geometry, backend: str, path: Path) -> LoweredFile:
+def export_unit(
+    source: Source,
+    stages: list[str],
+    geometry: Geometry,
+    backend: str,
+    recipe: Recipe,
+    kernels: str,
+    path: Path,
+) -> LoweredFile:
     """Export and lower the stages of one file."""
     programs = {}
     for name in stages:
+        module = stage_module(source.model, name, geometry, kernels)
         with torch.no_grad():
+            quantize(module, name, recipe)
             programs[name] = torch.export.export(
-                stage_module(source.model, name, geometry),
+                module,
                 example_inputs(name, geometry),
                 dynamic_shapes=dynamic_shapes(name, geometry),
                 strict=False,
@@ -121,6 +142,7 @@ def _manifest(
     geometry: Geometry,
     backend: str,
     recipe: str,
+    kernels: str,
     folder: Path,
     lowered: dict[str, LoweredFile],
     ids: dict[str, int],
@@ -156,6 +178,7 @@ def _manifest(
         ),
         recipe=recipe,
         backend=backend,
+        kernels="fused" if kernels == "fused" else "stock",
         geometry=contract.geometry_dict(geometry),
         stages={name: stages[name] for name in contract.STAGE_NAMES},
         files=files,

@@ -26,6 +26,13 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.", show_default=False)],
     backend: Annotated[str, typer.Option(help="What the bundle runs on.")] = "xnnpack",
     recipe: Annotated[str, typer.Option(help="How weights and activations are stored.")] = "fp32",
+    kernels: Annotated[
+        str | None,
+        typer.Option(
+            help="`fused`: our own operators, which an app builds in. `stock`: any ExecuTorch runtime, slower.",
+            show_default="fused if compiled",
+        ),
+    ] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP folder, if the checkpoint has no image encoder.")] = None,
     videomamba: Annotated[str | None, typer.Option(help="VideoMamba .pth, if it has no video encoder.")] = None,
     max_context: Annotated[
@@ -52,12 +59,15 @@ def export(
                 output,
                 backend=backend,
                 recipe=recipe,
+                kernels=kernels,
                 clip=clip,
                 videomamba=videomamba,
                 max_context=max_context,
                 progress=progress,
             )
         size = sum(f.bytes for f in bundle.manifest.files.values())
+        if kernels is None and bundle.manifest.kernels == "stock":
+            print("note: the fused operators are not compiled, so the stock form is used", file=sys.stderr)
         if bundle.manifest.tokenizer is None:
             print("warning: the checkpoint has no tokenizer; the bundle can be traced but not asked", file=sys.stderr)
         if as_json:

@@ -7,9 +7,12 @@ attention (stock `llama::` operators) and the form of the selective scan.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from mvgpt_runtime import contract
+from mvgpt_runtime import kernels as runtime_kernels
 from mvgpt_runtime.contract import Geometry
 from torch import nn
 from torch.export import Dim
@@ -17,8 +20,11 @@ from torch.export import Dim
 from .config import Qwen2Config
 from .models.qwen2 import Qwen2, rotary_table
 from .models.video_gpt import VideoGPT
+from .models.videomamba import Block as VideoMambaBlock
 from .models.videomamba import Mixer
 from .ops.selective_scan import selective_scan_stock
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class StaticKVCache(nn.Module):
@@ -83,21 +89,49 @@ def _register_llama_operators() -> None:
     from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  importing it registers torch.ops.llama
 
 
-def stage_module(model: VideoGPT, name: str, geometry: Geometry) -> nn.Module:
-    """The module to export for stage `name`; it shares the eager model's weights."""
+def _stock_mixer(mixer: nn.Module) -> nn.Module:
+    assert isinstance(mixer, Mixer)
+    mixer.scan = selective_scan_stock
+    return mixer
+
+
+def _fused_mixer(mixer: nn.Module) -> nn.Module:
+    from .ops.fused_mixer import FusedMixer  # loads the compiled operators
+
+    assert isinstance(mixer, Mixer)
+    return FusedMixer(mixer)
+
+
+# `--kernels`: operators of our own, or a form that an unmodified ExecuTorch runtime executes.
+MIXERS: dict[str, Callable[[nn.Module], nn.Module]] = {"fused": _fused_mixer, "stock": _stock_mixer}
+
+
+def default_kernels() -> str:
+    """The fused form where its operators are compiled."""
+    return "fused" if runtime_kernels.available() else "stock"
+
+
+def stage_module(model: VideoGPT, name: str, geometry: Geometry, kernels: str) -> nn.Module:
+    """The module to export for stage `name` with the given form of `MIXERS`.
+
+    Its modules are its own and may be changed; its tensors are the eager model's.
+    """
     if name == "text_decoder":
-        return TextDecoder(model.language_model, geometry).eval()
+        return TextDecoder(_same_tensors(model.language_model), geometry).eval()
     if name == "token_embedding":
-        return TokenEmbedding(model.language_model).eval()
+        return TokenEmbedding(_same_tensors(model.language_model)).eval()
     if name == "video_encoder":
-        # A shallow copy of the tree with the same tensors: the eager model keeps its own scan.
-        tensors = {id(t): t for t in (*model.video_encoder.parameters(), *model.video_encoder.buffers())}
-        encoder = copy.deepcopy(model.video_encoder, tensors)
-        for module in encoder.modules():
-            if isinstance(module, Mixer):
-                module.scan = selective_scan_stock
+        encoder = _same_tensors(model.video_encoder)
+        for block in encoder.layers:
+            assert isinstance(block, VideoMambaBlock)
+            block.mixer = MIXERS[kernels](block.mixer)
         return encoder
-    return getattr(model, name).eval()
+    return _same_tensors(getattr(model, name))
+
+
+def _same_tensors(module: Network) -> Network:
+    """A copy of the tree of modules that shares every parameter and buffer."""
+    return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
 
 
 def example_inputs(name: str, geometry: Geometry) -> tuple[torch.Tensor, ...]:

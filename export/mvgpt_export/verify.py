@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from mvgpt_runtime import contract
@@ -11,18 +14,23 @@ from mvgpt_runtime.manifest import Bundle
 
 from .models.qwen2 import KVCache, rotary_table
 from .models.video_gpt import VideoGPT
+from .quant import CLOSE, SQNR_FLOOR_DB, Recipe
+
+Compare = Callable[[str, str, np.ndarray, torch.Tensor], None]
 
 
-def verify_bundle(bundle: Bundle, model: VideoGPT, tolerance: float) -> None:
+def verify_bundle(bundle: Bundle, model: VideoGPT, recipe: Recipe) -> None:
     """MvgptError naming the first stage (in data order) whose output is not the eager model's."""
     engine, geometry = open_engine(bundle), bundle.geometry
     frames = _frames(geometry.num_frames, geometry.image_size)
     mask = torch.ones(geometry.num_frames)
     mask[-1] = 0  # padding must come out as the eager model's padding
 
+    compare = partial(_compare, recipe)
+
     def check(stage: str, *inputs: torch.Tensor, reference: torch.Tensor) -> list[np.ndarray]:
         outputs = engine.run(stage, [t.numpy() for t in inputs])
-        _compare(stage, contract.stage(stage).outputs[0].name, outputs[0], reference.numpy(), tolerance)
+        compare(stage, contract.stage(stage).outputs[0].name, outputs[0], reference)
         return outputs
 
     with torch.no_grad():
@@ -33,7 +41,7 @@ def verify_bundle(bundle: Bundle, model: VideoGPT, tolerance: float) -> None:
         chunk = features[: geometry.chunk_frames]
         scores, selected = check("frame_scorer", chunk, reference=model.frame_scorer.scores(chunk))
         # The rule is exact, on the scores at hand: two frames closer than rounding may be ranked either way.
-        _compare("frame_scorer", "selected", selected, model.frame_scorer.select(torch.from_numpy(scores)).numpy(), 0)
+        compare("frame_scorer", "selected", selected, model.frame_scorer.select(torch.from_numpy(scores)))
         key = slice(geometry.num_frames - geometry.key_frames, None)
         video = model.video_encoder(frames[key], mask[key])
         check("video_encoder", frames[key], mask[key], reference=video)
@@ -41,18 +49,18 @@ def verify_bundle(bundle: Bundle, model: VideoGPT, tolerance: float) -> None:
         image_tokens = model.image_projector(features)
         check("image_projector", features[:1], reference=image_tokens[:1])
         check("video_projector", video, reference=model.video_projector(video))
-        _check_language_model(engine, bundle, model, image_tokens.flatten(0, 1), tolerance)
+        _check_language_model(engine, bundle, model, image_tokens.flatten(0, 1), compare)
 
 
 def _check_language_model(
-    engine: Engine, bundle: Bundle, model: VideoGPT, visual: torch.Tensor, tolerance: float
+    engine: Engine, bundle: Bundle, model: VideoGPT, visual: torch.Tensor, compare: Compare
 ) -> None:
     """Two prefill calls, the second on top of the first's cache, then a decode step after a rewind."""
     lm, geometry = model.language_model, bundle.geometry
     ids = torch.arange(1, 8).unsqueeze(0)
     text = lm.embed_tokens(ids)
     (got,) = engine.run("token_embedding", [ids.numpy()])
-    _compare("token_embedding", "embeddings", got, text.numpy(), tolerance)
+    compare("token_embedding", "embeddings", got, text)
 
     first = visual[: min(64, geometry.prefill_chunk)].unsqueeze(0)
     rows = first.shape[1]
@@ -62,11 +70,11 @@ def _check_language_model(
         end = start + part.shape[1]
         reference = lm(part, cos[start:end], sin[start:end], caches)
         (got,) = engine.run("text_decoder", [part.contiguous().numpy(), np.array([start], np.int64)])
-        _compare("text_decoder", f"logits at {start}", got, reference.numpy(), tolerance)
+        compare("text_decoder", f"logits at {start}", got, reference)
     whole = torch.cat([first, text[:, :1]], dim=1)
     reference = lm(whole, cos[: rows + 1], sin[: rows + 1], [KVCache() for _ in lm.layers])
     (got,) = engine.run("text_decoder", [text[:, :1].contiguous().numpy(), np.array([rows], np.int64)])
-    _compare("text_decoder", "logits after a rewind", got, reference.numpy(), tolerance)
+    compare("text_decoder", "logits after a rewind", got, reference)
 
 
 def _frames(n: int, size: int) -> torch.Tensor:
@@ -77,14 +85,24 @@ def _frames(n: int, size: int) -> torch.Tensor:
     return torch.from_numpy(np.clip(127 + 100 * np.stack(waves, -1) + noise, 0, 255).astype(np.uint8))
 
 
-def _compare(stage: str, name: str, got: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    difference = float(np.abs(got.astype(np.float64) - expected).max())
-    limit = tolerance * float(np.abs(expected).max()) if got.dtype.kind == "f" else 0.0
-    if not difference <= limit:  # also true for NaN
+def _compare(recipe: Recipe, stage: str, name: str, got: np.ndarray, reference: torch.Tensor) -> None:
+    """Indices exactly, quantized stages by their signal-to-noise ratio, others by their largest difference."""
+    expected = reference.double().numpy()
+    error = got.astype(np.float64) - expected
+    difference = float(np.abs(error).max())
+    if got.dtype.kind != "f":
+        fits, want, have = difference == 0, "equal numbers", f"a difference of {difference:.0f}"
+    elif recipe.rules_for(stage):
+        ratio = float(10 * np.log10((expected**2).sum() / max((error**2).sum(), 1e-300)))
+        fits, want, have = ratio >= SQNR_FLOOR_DB, f"an SQNR of at least {SQNR_FLOOR_DB} dB", f"{ratio:.1f} dB"
+    else:
+        limit = CLOSE * float(np.abs(expected).max())
+        fits, want, have = difference <= limit, f"a difference of at most {limit:.3g}", f"{difference:.3g}"
+    if not fits:  # NaN fits nothing
         raise MvgptError(
             f"the exported stage differs from the eager model in {name}",
             stage=stage,
-            expected=f"a largest difference of at most {limit:.3g}",
-            got=f"{difference:.3g}",
+            expected=want,
+            got=have,
             remedy="nothing was written; report this with the checkpoint's config.json",
         )

@@ -165,7 +165,8 @@ def _print_manifest(manifest: Manifest) -> None:
     sizes = manifest.sizes
     console.print(
         f"[bold]{manifest.model.name}[/]  {manifest.model.parameters / 1e6:.1f} M parameters · {manifest.backend} · "
-        f"{manifest.recipe} · contract {manifest.contract_version} · {manifest.model.license}",
+        f"{manifest.recipe} · {manifest.kernels} kernels · "
+        f"contract {manifest.contract_version} · {manifest.model.license}",
         highlight=False,
     )
     console.print(
@@ -178,6 +179,8 @@ def _print_manifest(manifest: Manifest) -> None:
         size = manifest.files[stage.file].bytes / 1e6
         table.add_row(name, stage.file, f"{size:.1f}", str(stage.delegates), str(sum(stage.undelegated.values())))
     console.print(table)
+    if own := manifest.own_operators:
+        console.print(f"needs a runtime with: {', '.join(own)}", highlight=False)
     memory = manifest.memory
     console.print(
         f"memory estimate, without the process: {memory.all_loaded / 1e6:.0f} MB, "

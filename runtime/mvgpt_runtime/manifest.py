@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 from . import contract
 from .contract import Geometry
 from .errors import MvgptError
+from .kernels import NAMESPACE
 
 
 def _plain_name(name: str) -> str:
@@ -77,6 +78,7 @@ class Manifest(_Part):
     model: ModelInfo
     recipe: str
     backend: str
+    kernels: Literal["fused", "stock"]  # fused: some operators are our own, a runtime must have them built in
     geometry: dict[str, PositiveInt]
     stages: dict[str, StageInfo]
     files: dict[FileName, FileInfo]
@@ -88,6 +90,11 @@ class Manifest(_Part):
     memory: Memory
     verified: Literal["close", "skipped"]  # whether export ran every stage against the eager model
     tools: dict[str, str]
+
+    @property
+    def own_operators(self) -> list[str]:
+        """The operators it needs that no stock runtime has."""
+        return sorted({op for file in self.files.values() for op in file.operators if op.startswith(NAMESPACE + "::")})
 
     @property
     def sizes(self) -> Geometry:

@@ -69,7 +69,7 @@ class Block(nn.Module):
     def __init__(self, config: VideoMambaConfig) -> None:
         super().__init__()
         self.norm = RMSNorm(config.width, config.norm_eps)
-        self.mixer = Mixer(config)
+        self.mixer: nn.Module = Mixer(config)  # export swaps in another form of it
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         residual = residual + x

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import contract
+from .. import contract, kernels
 from ..errors import MvgptError
 from ..manifest import Bundle
 from . import check_inputs, zero_inputs
@@ -71,7 +71,9 @@ class ExecuTorchEngine:
                     f"this runtime lacks operators that {info.file} needs",
                     stage=stage,
                     expected=", ".join(missing),
-                    remedy="use a build of the runtime with these kernels, or export without them",
+                    remedy=kernels.REMEDY
+                    if missing[0].startswith(kernels.NAMESPACE)
+                    else "use a runtime built with them",
                 )
             try:
                 program = self._runtime._load_program(str(self._bundle.folder / info.file))
@@ -106,6 +108,8 @@ def _runtime() -> Any:
 
 
 def _load_kernels(namespace: str) -> None:
+    if namespace == kernels.NAMESPACE and kernels.available():
+        kernels.load()
     if (pattern := KERNEL_LIBRARIES.get(namespace)) is None:
         return
     import torch
