@@ -23,7 +23,7 @@ test: .venv/dev ## install what the tests need and run the default suite
 test-slow: .venv/dev ## full shapes: minutes to an hour, 16 GB of memory
 	$(BIN)/pytest -m slow
 
-kernels: .venv/runtime ## compile the ExecuTorch operators (installing does it too)
+kernels: .venv/python ## compile the ExecuTorch operators (installing does it too)
 	$(BIN)/python -m mvgpt_runtime.kernels build
 
 lint: .venv/dev ## format, and fix what can be fixed
@@ -43,10 +43,10 @@ $(BUNDLE)/manifest.json: .venv/runtime $(shell find export runtime -name '*.py')
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/runtime: .venv/python pyproject.toml
+.venv/runtime: .venv/python pyproject.toml $(wildcard runtime/kernels/*)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-.venv/dev: .venv/python pyproject.toml
+.venv/dev: .venv/python pyproject.toml $(wildcard runtime/kernels/*)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ .venv/runtime

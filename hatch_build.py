@@ -28,11 +28,13 @@ DOWNLOAD_SECONDS = 120
 
 class KernelsBuildHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        self.scratch = tempfile.TemporaryDirectory()
+        if self.target_name != "wheel":
+            return
         root = Path(self.root)
         compiler = _load(root / "runtime" / PACKAGE / "build_kernels.py")
         sources, folder = root / "runtime" / "kernels", f"{PACKAGE}/{compiler.FOLDER}"
         # An editable installation runs from the clone, so the library belongs there; a wheel must not pick up that one.
-        self.scratch = tempfile.TemporaryDirectory()
         parent = root / "runtime" / folder if version == "editable" else Path(self.scratch.name)
         library = parent / compiler.LIBRARY
         try:

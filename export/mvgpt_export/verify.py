@@ -22,7 +22,7 @@ Compare = Callable[[str, str, np.ndarray, torch.Tensor], None]
 def verify_bundle(bundle: Bundle, model: VideoGPT, recipe: Recipe) -> None:
     """MvgptError naming the first stage (in data order) whose output is not the eager model's."""
     engine, geometry = open_engine(bundle), bundle.geometry
-    frames = _frames(geometry.num_frames, geometry.image_size)
+    frames = smooth_frames(geometry.num_frames, geometry.image_size)
     mask = torch.ones(geometry.num_frames)
     mask[-1] = 0  # padding must come out as the eager model's padding
 
@@ -77,7 +77,7 @@ def _check_language_model(
     compare("text_decoder", "logits after a rewind", got, reference)
 
 
-def _frames(n: int, size: int) -> torch.Tensor:
+def smooth_frames(n: int, size: int) -> torch.Tensor:
     """uint8 [n, size, size, 3]: smooth, moving, slightly noisy. Independent noise would saturate the frame scorer."""
     t, y, x = np.mgrid[0:n, 0:size, 0:size] / np.array([n, size, size]).reshape(3, 1, 1, 1)
     waves = [np.sin(7 * x + 5 * t + c) * np.cos(6 * y - 4 * t * c) for c in range(3)]

@@ -45,7 +45,7 @@ class FusedDirection(nn.Module):
         layouts = {
             "w": conv.weight[:, 0].T,
             "b": conv.bias,
-            "A2": -torch.exp(A_log).T * math.log2(math.e),  # exp(Δ·A) = exp2(Δ·A2)
+            "A2": (-torch.exp(A_log.double()).T * math.log2(math.e)).float(),  # exp(Δ·A) = exp2(Δ·A2)
             "D": D,
             "dt_bias": dt_proj.bias,
         }
