@@ -23,7 +23,12 @@ def export(
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Bundle folder to write; an older bundle there is replaced.", show_default=False
+        ),
+    ],
     backend: Annotated[str, typer.Option(help="What the bundle runs on.")] = "xnnpack",
     recipe: Annotated[str, typer.Option(help="How weights and activations are stored.")] = "fp32",
     kernels: Annotated[

@@ -70,9 +70,10 @@ def _scheme(name: str) -> object:
     """torchao's configuration for a scheme's name."""
     import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig
-    from torchao.quantization.granularity import PerAxis
+    from torchao.quantization.granularity import PerAxis, PerGroup
 
     schemes = {
         "8da8w": Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0)),
+        "8da4w": Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32)),  # type: ignore[attr-defined]  # not in the stubs
     }
     return schemes[name]

@@ -197,7 +197,7 @@ class Answer:
         self._stream = TextStream(session._tokenizer)
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
-        self._stats, self._decode_steps = Stats(), 0
+        self._stats, self._video_stats, self._decode_steps = Stats(), session._video_stats, 0
         self._tokens = self._run()
         needed = len(self.prefix_ids) + session.geometry.visual_tokens + len(self.suffix_ids)
         session._generator._check_room(0, needed)
@@ -211,7 +211,7 @@ class Answer:
     @property
     def stats(self) -> dict[str, float]:
         """Metrics of this answer and of its video, by the contract's names."""
-        return {**self._session._video_stats.as_dict(), **self._stats.as_dict()}
+        return (self._video_stats + self._stats).as_dict()
 
     def __iter__(self) -> Iterator[Token]:
         return self._tokens
@@ -228,7 +228,8 @@ class Answer:
         start = time.perf_counter()
         try:
             with stats.timed("model_load_ms"):
-                session.engine.load("text_decoder")
+                for stage in contract.LANGUAGE_STAGES:
+                    session.engine.load(stage)
             with stats.timed("prompt_eval_ms"):
                 logits = self._prefill()
             if logits is None:

@@ -22,6 +22,13 @@ class Stats:
             raise KeyError(name)
         self.values[name] = self.values.get(name, 0) + value
 
+    def __add__(self, other: Stats) -> Stats:
+        """Both, what stands in both added up."""
+        total = Stats()
+        for name, value in (*self.values.items(), *other.values.items()):
+            total.add(name, value)
+        return total
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the wall-clock time of the block, whatever ends it."""
