@@ -282,7 +282,13 @@ def test_bad_options(tmp_path: Path) -> None:
 def test_a_killed_export_leaves_no_bundle(tmp_path: Path, sig: signal.Signals) -> None:
     """Killed while it writes programs. Ctrl-C also cleans up."""
     command = [sys.executable, "-m", "mvgpt_export", "export", "tiny", "-o", str(tmp_path / "bundle")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # a runner in the background may have Ctrl-C ignored, and children would inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob(".bundle.partial-*/image_encoder.pte")):
