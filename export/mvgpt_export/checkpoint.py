@@ -1,4 +1,4 @@
-"""Published checkpoint (Hugging Face layout, MODEL section 8) → eager model, strict both ways.
+"""Published checkpoint (Hugging Face layout) → eager model, strict both ways.
 
 Every tensor of the file must be wanted and every wanted tensor must be there: a loader that drops the video encoder's
 `_b` tensors computes another model without any error. Tensors stay memory-mapped until they are used.

@@ -23,7 +23,7 @@ PROMPT_RESERVE = 650
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """The defaults are the published pipeline's (MODEL sections 1, 4 and 6)."""
+    """The defaults are the published pipeline's (arXiv 2503.21782)."""
 
     num_frames: int = 16
     chunk_frames: int = 8

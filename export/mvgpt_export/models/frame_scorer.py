@@ -1,4 +1,4 @@
-"""Step 4, frame scorer: attention between a chunk's tokens picks its key frames (MODEL section 4). No parameters.
+"""Step 4, frame scorer: attention between a chunk's tokens picks its key frames (arXiv 2503.21782). No parameters.
 
 Always float32: scores cluster around the token count (196), where a float16 step is 0.125 and other frames would win.
 """

@@ -1,4 +1,4 @@
-"""Step 6, ET-Proj: encoder tokens to the language model's width, fewer of them (MODEL section 6; paper section 3.3)."""
+"""Step 6, ET-Proj: encoder tokens to the language model's width, fewer of them (arXiv 2503.21782)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 7, language model: Qwen2 decoder that takes embeddings (MODEL section 7; Qwen2.5 technical report, 2412.15115).
+"""Step 7, language model: Qwen2 decoder that takes embeddings (Qwen2.5 technical report, 2412.15115).
 
 Parameter names are Hugging Face's `Qwen2ForCausalLM` names without `model.`. Attention over the cache is a value handed
 in (`Attend`), so that the eager model, stock operators and fused ones share this file.

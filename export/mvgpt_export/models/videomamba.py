@@ -1,4 +1,4 @@
-"""Step 5, video encoder: VideoMamba over the key frames (MODEL section 5; Li et al. 2024, arXiv 2403.06977).
+"""Step 5, video encoder: VideoMamba over the key frames (Li et al. 2024, arXiv 2403.06977).
 
 Parameter names are the checkpoint's below `vision_encoder.`. Each mixer scans the sequence in both directions, with
 separate weights (`*_b`: backward) and adds the two results.
