@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mvgpt_export import bundle as export
+from mvgpt_export import verify
 from mvgpt_export.backends import LoweredFile
 from mvgpt_export.config import NAMED_CONFIGS
+from mvgpt_export.models.normalize import Normalize
+from mvgpt_export.models.videomamba import VideoMamba
 from mvgpt_export.quant import RECIPES, SQNR_FLOOR_DB, quantize
 from mvgpt_export.sources import Source, open_source
 from mvgpt_export.stages import default_kernels, stage_module
 from mvgpt_export.verify import smooth_frames
 from mvgpt_runtime import MvgptError, kernels
+from mvgpt_runtime.contract import CLIP_MEAN, CLIP_STD
 from mvgpt_runtime.engines import executorch, open_engine
 from mvgpt_runtime.manifest import Bundle
 from tolerances import FP32_BUNDLE
@@ -71,6 +77,35 @@ def test_int8_is_smaller_and_close(source: Source, tmp_path: Path) -> None:
         reference = source.model.video_encoder(frames, torch.ones(8))
     scale = float((reference / reference.abs().max()).square().mean().sqrt())
     assert SQNR_FLOOR_DB <= 20 * np.log10(scale / np.sqrt((off**2).mean())) < 60  # it is quantized
+
+
+def lose_backward(encoder: VideoMamba) -> None:
+    for block in encoder.layers:
+        for parameter in block.mixer.conv1d_b.parameters():
+            parameter.zero_()
+
+
+def swap_directions(encoder: VideoMamba) -> None:
+    for block in encoder.layers:
+        m = block.mixer
+        m.conv1d, m.conv1d_b, m.A_log, m.A_b_log = m.conv1d_b, m.conv1d, m.A_b_log, m.A_log
+
+
+def swap_normalisation(encoder: VideoMamba) -> None:
+    encoder.normalize = Normalize(CLIP_MEAN, CLIP_STD)
+
+
+@pytest.mark.parametrize("mistake", [lose_backward, swap_directions, swap_normalisation])
+def test_the_floor_of_quantized_stages_catches_mistakes(source: Source, mistake: Callable[[VideoMamba], None]) -> None:
+    """A stage that computes something else must not pass for one that was merely rounded."""
+    frames, mask = smooth_frames(8, GEOMETRY.image_size), torch.ones(8)
+    wrong = copy.deepcopy(source.model.video_encoder)
+    with torch.no_grad():
+        reference = source.model.video_encoder(frames, mask)
+        mistake(wrong)
+        got = wrong(frames, mask).numpy()
+    with pytest.raises(MvgptError, match=r"an SQNR of at least 20\.0 dB"):
+        verify._compare(RECIPES["int8"], "video_encoder", "video_features", got, reference)
 
 
 @pytest.mark.parametrize("form", ["fused", "stock"])
