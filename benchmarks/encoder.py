@@ -28,7 +28,7 @@ from mvgpt_export.backends import BACKENDS
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.ops.fused_mixer import FusedMixer
-from mvgpt_export.quant import RECIPES, Recipe, Rule, quantize
+from mvgpt_export.quant import RECIPES, Recipe, Rule
 from mvgpt_export.random_weights import random_model
 from mvgpt_export.stages import example_inputs, stage_module
 from mvgpt_export.verify import smooth_frames
@@ -42,7 +42,7 @@ FORMS: dict[str, tuple[str, Recipe]] = {
     "int8": ("fused", RECIPES["int8"]),
     # what was tried besides
     "8da8w in, out": ("fused", Recipe((MAIN,))),
-    "8da4w in, out": ("fused", Recipe((dataclasses.replace(MAIN, scheme="8da4w"),))),
+    "8da4w in, out": ("fused", Recipe((dataclasses.replace(MAIN, scheme="8da4w-32"),))),
     "fp16 in, out": ("fused", RECIPES["fp32"]),
 }
 THREADS = (1, 2)
@@ -62,8 +62,7 @@ class HalfLinear(torch.nn.Module):
 
 def export(name: str, model: VideoGPT, geometry: Geometry, path: Path) -> None:
     form, recipe = FORMS[name]
-    module = stage_module(model, "video_encoder", geometry, form)
-    quantize(module, "video_encoder", recipe)
+    module = stage_module(model, "video_encoder", geometry, form, recipe)
     if name.startswith("fp16"):
         for mixer in [m for m in module.modules() if isinstance(m, FusedMixer)]:
             mixer.in_proj, mixer.out_proj = HalfLinear(mixer.in_proj), HalfLinear(mixer.out_proj)
@@ -75,7 +74,7 @@ def export(name: str, model: VideoGPT, geometry: Geometry, path: Path) -> None:
 
 def onnx_file(model: VideoGPT, geometry: Geometry, path: Path) -> None:
     """The stock form as ONNX: its scans become Scan nodes."""
-    module = stage_module(model, "video_encoder", geometry, "stock")
+    module = stage_module(model, "video_encoder", geometry, "stock", RECIPES["fp32"])
     inputs = example_inputs("video_encoder", geometry)
     with torch.no_grad():
         program = torch.onnx.export(

@@ -33,9 +33,9 @@ from mvgpt_runtime.manifest import (
 )
 
 from .backends import BACKENDS, SUFFIXES, LoweredFile
-from .quant import RECIPES, Recipe, quantize
+from .quant import RECIPES, Recipe
 from .sources import Source, open_source
-from .stages import MIXERS, default_kernels, dynamic_shapes, example_inputs, stage_module
+from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, stage_module
 from .tokenizer import special_ids
 from .verify import verify_bundle
 
@@ -71,7 +71,7 @@ def export_bundle(
     choices: list[tuple[str, str, Collection[str]]] = [
         ("backend", backend, BACKENDS),
         ("recipe", recipe, RECIPES),
-        ("kernels", kernels, MIXERS),
+        ("kernels", kernels, KERNELS),
     ]
     for kind, name, known in choices:
         if name not in known:
@@ -125,9 +125,8 @@ def export_unit(
     """Export and lower the stages of one file."""
     programs = {}
     for name in stages:
-        module = stage_module(source.model, name, geometry, kernels)
         with torch.no_grad():
-            quantize(module, name, recipe)
+            module = stage_module(source.model, name, geometry, kernels, recipe)
             programs[name] = torch.export.export(
                 module,
                 example_inputs(name, geometry),

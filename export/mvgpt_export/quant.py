@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from mvgpt_runtime.contract import LANGUAGE_STAGES
 from torch import nn
 
 
@@ -22,10 +23,21 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recipe:
+    """`rules` are for linear layers; the language model has two more things to store."""
+
     rules: tuple[Rule, ...] = ()
+    # Token embedding and head as 4-bit tables with a float16 scale for so many columns; None: float32, and the head by
+    # `rules`. Kernels without such a head take it as a linear layer, so a recipe has a rule for that one too.
+    vocabulary_group: int | None = None
+    half_kv_cache: bool = False  # keys and values in float16, where the kernels can; else in float32
 
     def rules_for(self, stage: str) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.stage == stage)
+
+    def quantizes(self, stage: str) -> bool:
+        """Whether anything of the stage is stored in fewer than 32 bits."""
+        language = stage in LANGUAGE_STAGES and (self.vocabulary_group is not None or self.half_kv_cache)
+        return language or bool(self.rules_for(stage))
 
 
 RECIPES = {
@@ -67,13 +79,17 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
 
 
 def _scheme(name: str) -> object:
-    """torchao's configuration for a scheme's name."""
+    """torchao's configuration for a scheme's name: dynamic 8-bit activations × 8- or 4-bit weights; one scale per output
+    channel or, after the dash, per so many weights of one; "h" searches the scale (half-quadratic quantization)."""
     import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig
-    from torchao.quantization.granularity import PerAxis, PerGroup
+    from torchao.quantization.granularity import Granularity, PerAxis, PerGroup
+    from torchao.quantization.quantize_.workflows.intx.intx_choose_qparams_algorithm import IntxChooseQParamsAlgorithm
 
-    schemes = {
-        "8da8w": Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0)),
-        "8da4w": Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32)),  # type: ignore[attr-defined]  # not in the stubs
-    }
-    return schemes[name]
+    kind, _, group = name.removesuffix("h").partition("-")
+    dtypes: dict[str, torch.dtype] = {"8da8w": torch.int8, "8da4w": torch.int4}  # type: ignore[attr-defined]  # not in the stubs
+    granularity: Granularity = PerGroup(int(group)) if group else PerAxis(0)
+    search = IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY if name.endswith("h") else IntxChooseQParamsAlgorithm.AFFINE
+    return Int8DynamicActivationIntxWeightConfig(
+        weight_dtype=dtypes[kind], weight_granularity=granularity, intx_choose_qparams_algorithm=search
+    )

@@ -92,7 +92,7 @@ def _compare(recipe: Recipe, stage: str, name: str, got: np.ndarray, reference: 
     difference = float(np.abs(error).max())
     if got.dtype.kind != "f":
         fits, want, have = difference == 0, "equal numbers", f"a difference of {difference:.0f}"
-    elif recipe.rules_for(stage):
+    elif recipe.quantizes(stage):
         ratio = float(10 * np.log10((expected**2).sum() / max((error**2).sum(), 1e-300)))
         fits, want, have = ratio >= SQNR_FLOOR_DB, f"an SQNR of at least {SQNR_FLOOR_DB} dB", f"{ratio:.1f} dB"
     else:

@@ -1,6 +1,10 @@
 // Plain C entry points, called through ctypes by the exporter's CPU implementation (which has checked the arguments)
 // and by tests. One thread: the exporter runs a kernel a few times, ahead of time.
+#include <memory>
+
+#include "attention.h"
 #include "causal_conv1d_silu.h"
+#include "linear_4bit.h"
 #include "selective_scan.h"
 
 #define MVGPT_API extern "C" __attribute__((visibility("default")))
@@ -15,4 +19,35 @@ MVGPT_API void mvgpt_selective_scan(int64_t length, int64_t d_inner, int64_t d_s
                                     const float* D, const float* dt_bias, int reverse, float* out) {
   mvgpt::selective_scan(
       {length, d_inner, d_state, dt_rank, xz, u, xdbl, dt, A2, D, dt_bias, reverse != 0, out}, mvgpt::serial_for);
+}
+
+namespace {
+
+template <typename Element>
+void attend(mvgpt::GroupedQueryAttention<Element> attention) {
+  const std::unique_ptr<float[]> scratch(new float[attention.scratch_floats()]);
+  attention.scratch = scratch.get();
+  mvgpt::grouped_query_attention(attention, mvgpt::serial_for);
+}
+
+}  // namespace
+
+MVGPT_API void mvgpt_grouped_query_attention(int64_t rows, int64_t queries, int64_t heads, int64_t kv_heads,
+                                             int64_t head_dim, int64_t max_context, int64_t start, const float* q,
+                                             const float* kv, const float* cos, const float* sin, void* k_cache,
+                                             void* v_cache, float* out, int half) {
+  const auto call = [&](auto* k, auto* v) {
+    attend(mvgpt::GroupedQueryAttention<std::remove_pointer_t<decltype(k)>>{
+        rows, queries, heads, kv_heads, head_dim, max_context, start, q, kv, cos, sin, k, v, out, nullptr});
+  };
+  if (half) {
+    call(static_cast<uint16_t*>(k_cache), static_cast<uint16_t*>(v_cache));
+  } else {
+    call(static_cast<float*>(k_cache), static_cast<float*>(v_cache));
+  }
+}
+
+MVGPT_API void mvgpt_linear_4bit(int64_t rows, int64_t width, int64_t outputs, int64_t group, const float* x,
+                                 const uint8_t* table, const uint16_t* scales, float* out) {
+  mvgpt::linear_4bit({rows, width, outputs, group, x, table, scales, out}, mvgpt::serial_for);
 }

@@ -3,7 +3,12 @@
 #include <executorch/runtime/core/exec_aten/util/tensor_util.h>
 #include <executorch/runtime/kernel/thread_parallel_interface.h>
 
+#include <memory>
+#include <new>
+
+#include "attention.h"
 #include "causal_conv1d_silu.h"
+#include "linear_4bit.h"
 #include "selective_scan.h"
 
 namespace {
@@ -75,11 +80,85 @@ Tensor& selective_scan_out(KernelRuntimeContext& context, const Tensor& xz, cons
   return out;
 }
 
+template <typename Element>
+bool attend(mvgpt::GroupedQueryAttention<Element> attention) {
+  const int64_t count = attention.scratch_floats();
+  const std::unique_ptr<float[]> scratch(count ? new (std::nothrow) float[count] : nullptr);
+  if (count && !scratch) return false;
+  attention.scratch = scratch.get();
+  mvgpt::grouped_query_attention(attention, threadpool_for);
+  return true;
+}
+
+Tensor& grouped_query_attention_out(KernelRuntimeContext& context, const Tensor& q, const Tensor& kv, Tensor& k_cache,
+                                    Tensor& v_cache, const Tensor& cos, const Tensor& sin, const Tensor& start_pos,
+                                    Tensor& out) {
+  using executorch::runtime::tensor_is_default_dim_order;
+  MVGPT_CHECK(is_plain_float(q, 3) && is_plain_float(kv, 3) && is_plain_float(out, 3), InvalidArgument);
+  MVGPT_CHECK(q.size(0) == 1 && kv.size(0) == 1, InvalidArgument);
+  const int64_t queries = q.size(1), rows = kv.size(1);
+  MVGPT_CHECK(queries >= 1 && queries <= rows, InvalidArgument);
+  MVGPT_CHECK(v_cache.dim() == 3 && tensor_is_default_dim_order(v_cache), InvalidArgument);
+  const int64_t kv_heads = v_cache.size(0), max_context = v_cache.size(1), head_dim = v_cache.size(2);
+  MVGPT_CHECK(head_dim >= mvgpt::kKeyTile && head_dim <= mvgpt::kMaxHeadDim && head_dim % mvgpt::kKeyTile == 0 &&
+                  kv_heads >= 1 && max_context % mvgpt::kKeyTile == 0,
+              InvalidArgument);
+  MVGPT_CHECK(k_cache.dim() == 4 && tensor_is_default_dim_order(k_cache) && k_cache.size(0) == kv_heads &&
+                  k_cache.size(1) == max_context / mvgpt::kKeyTile && k_cache.size(2) == head_dim &&
+                  k_cache.size(3) == mvgpt::kKeyTile && k_cache.scalar_type() == v_cache.scalar_type(),
+              InvalidArgument);
+  const int64_t heads = q.size(2) / head_dim;
+  MVGPT_CHECK(heads >= 1 && q.size(2) == heads * head_dim && heads % kv_heads == 0, InvalidArgument);
+  MVGPT_CHECK(kv.size(2) == 2 * kv_heads * head_dim, InvalidArgument);
+  MVGPT_CHECK(is_matrix(cos, max_context, head_dim / 2) && is_matrix(sin, max_context, head_dim / 2), InvalidArgument);
+  MVGPT_CHECK(start_pos.scalar_type() == ScalarType::Long && start_pos.numel() == 1, InvalidArgument);
+  const int64_t start = *start_pos.const_data_ptr<int64_t>();
+  MVGPT_CHECK(start >= 0 && start <= max_context - rows, InvalidArgument);
+  const SizesType sizes[] = {1, static_cast<SizesType>(queries), static_cast<SizesType>(q.size(2))};
+  MVGPT_CHECK(executorch::runtime::resize_tensor(out, {sizes, 3}) == Error::Ok, InvalidArgument);
+  const auto call = [&](auto* k, auto* v) {
+    return attend(mvgpt::GroupedQueryAttention<std::remove_pointer_t<decltype(k)>>{
+        rows, queries, heads, kv_heads, head_dim, max_context, start, q.const_data_ptr<float>(),
+        kv.const_data_ptr<float>(), cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), k, v,
+        out.mutable_data_ptr<float>(), nullptr});
+  };
+  if (v_cache.scalar_type() == ScalarType::Half) {
+    MVGPT_CHECK(call(static_cast<uint16_t*>(k_cache.mutable_data_ptr()), static_cast<uint16_t*>(v_cache.mutable_data_ptr())),
+                MemoryAllocationFailed);
+  } else {
+    MVGPT_CHECK(v_cache.scalar_type() == ScalarType::Float, InvalidArgument);
+    MVGPT_CHECK(call(k_cache.mutable_data_ptr<float>(), v_cache.mutable_data_ptr<float>()), MemoryAllocationFailed);
+  }
+  return out;
+}
+
+Tensor& linear_4bit_out(KernelRuntimeContext& context, const Tensor& x, const Tensor& table, const Tensor& scales,
+                        Tensor& out) {
+  using executorch::runtime::tensor_is_default_dim_order;
+  MVGPT_CHECK(is_plain_float(x, 3) && is_plain_float(out, 3) && x.size(0) == 1, InvalidArgument);
+  MVGPT_CHECK(table.scalar_type() == ScalarType::Byte && table.dim() == 2 && tensor_is_default_dim_order(table),
+              InvalidArgument);
+  MVGPT_CHECK(scales.scalar_type() == ScalarType::Half && scales.dim() == 2 && tensor_is_default_dim_order(scales),
+              InvalidArgument);
+  const int64_t rows = x.size(1), width = x.size(2), outputs = table.size(0), groups = scales.size(1);
+  MVGPT_CHECK(width >= 64 && width % 64 == 0 && width <= mvgpt::kMaxWidth4bit, InvalidArgument);
+  MVGPT_CHECK(table.size(1) == width / 2 && scales.size(0) == outputs, InvalidArgument);
+  MVGPT_CHECK(groups >= 1 && width % groups == 0, InvalidArgument);
+  const int64_t group = width / groups;
+  MVGPT_CHECK(group == 32 || group == 64 || group == 128, InvalidArgument);
+  const SizesType sizes[] = {1, static_cast<SizesType>(rows), static_cast<SizesType>(outputs)};
+  MVGPT_CHECK(executorch::runtime::resize_tensor(out, {sizes, 3}) == Error::Ok, InvalidArgument);
+  mvgpt::linear_4bit({rows, width, outputs, group, x.const_data_ptr<float>(), table.const_data_ptr<uint8_t>(),
+                      static_cast<const uint16_t*>(scales.const_data_ptr()), out.mutable_data_ptr<float>()},
+                     threadpool_for);
+  return out;
+}
+
 // The kernels are compiled for AVX2; this file is not, so that it can say no on an older processor: loading a program
 // then reports the operators as missing.
 bool processor_is_supported() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 #else
   return true;
 #endif
@@ -89,12 +168,16 @@ Error register_operators() {
   using executorch::extension::make_boxed_kernel;
   static constexpr const char conv[] = "mvgpt::causal_conv1d_silu.out";
   static constexpr const char scan[] = "mvgpt::selective_scan.out";
+  static constexpr const char attention[] = "mvgpt::grouped_query_attention.out";
+  static constexpr const char linear[] = "mvgpt::linear_4bit.out";
   if (!processor_is_supported()) return Error::NotSupported;
   const executorch::runtime::Kernel kernels[] = {
       make_boxed_kernel(conv, EXECUTORCH_FN(causal_conv1d_silu_out, conv)),
       make_boxed_kernel(scan, EXECUTORCH_FN(selective_scan_out, scan)),
+      make_boxed_kernel(attention, EXECUTORCH_FN(grouped_query_attention_out, attention)),
+      make_boxed_kernel(linear, EXECUTORCH_FN(linear_4bit_out, linear)),
   };
-  return executorch::runtime::register_kernels({kernels, 2});
+  return executorch::runtime::register_kernels({kernels, sizeof(kernels) / sizeof(*kernels)});
 }
 
 [[maybe_unused]] const Error registered = register_operators();

@@ -1,59 +1,19 @@
 // The kernels against the definition in double, over the shapes and values where kernels go wrong. Needs nothing but
 // the kernels: it also runs under sanitizers and, cross-compiled, under qemu. Exit status 0 is success.
-#include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <limits>
-#include <memory>
-#include <random>
-#include <thread>
-#include <vector>
 
 #include "causal_conv1d_silu.h"
 #include "selective_scan.h"
+#include "test_support.h"
 #include "vec.h"
 
 namespace {
 
 constexpr double kTolerance = 1e-6;  // rms of the error over rms of the result
-int failures = 0;
-
-void check(bool ok, const char* what, double value) {
-  if (!ok) ++failures;
-  if (!ok) std::printf("FAILED %s: %.3g\n", what, value);
-}
-
-// Exactly as long as asked for, on the heap: a sanitizer sees a read of one element too many.
-using Floats = std::unique_ptr<float[]>;
-
-std::mt19937 random_bits(1);
-
-Floats normal(int64_t count, float scale, float shift = 0) {
-  std::normal_distribution<float> draw;
-  Floats values(new float[count]);
-  for (int64_t i = 0; i < count; ++i) values[i] = draw(random_bits) * scale + shift;
-  return values;
-}
 
 double silu_of(double x) { return x / (1 + std::exp(-x)); }
 double softplus_of(double x) { return std::fmax(x, 0) + std::log1p(std::exp(-std::fabs(x))); }
-
-// Two threads, split at an uneven place.
-void two_threads(int64_t count, mvgpt::Range range, const void* arguments) {
-  const int64_t middle = count / 3;
-  std::thread other(range, arguments, 0, middle);
-  range(arguments, middle, count);
-  other.join();
-}
-
-double relative_rms(const float* got, const std::vector<double>& expected) {
-  double error = 0, size = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    error += (got[i] - expected[i]) * (got[i] - expected[i]);
-    size += expected[i] * expected[i];
-  }
-  return size > 0 ? std::sqrt(error / size) : std::sqrt(error);
-}
 
 struct Case {
   const char* name;
@@ -208,6 +168,7 @@ int main() {
   test_conv(2, 9, 1);
   test_nan(std::nanf(""));
   test_nan(-std::nanf("0x3fffff"));
+  test_language_model();
   std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

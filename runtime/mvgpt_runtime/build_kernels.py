@@ -1,7 +1,7 @@
 """Compiles the operators in `runtime/kernels` with the machine's C++ compiler, against an executorch package.
 
 Standard library only and no relative imports: the package's build hook runs this file before anything is installed.
-The compiler is called directly, because four files need no build system; CMakeLists.txt there is for phones.
+The compiler is called directly, because six files need no build system; CMakeLists.txt there is for phones.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 LIBRARY = f"libmvgpt_kernels.{'dylib' if sys.platform == 'darwin' else 'so'}"
 # Below the package: where the library is, and in an installed package the sources as well.
 FOLDER = "_kernels"
-KERNELS = ("selective_scan.cpp", "causal_conv1d_silu.cpp")
+KERNELS = ("selective_scan.cpp", "causal_conv1d_silu.cpp", "attention.cpp", "linear_4bit.cpp")
 REGISTRATION = ("api.cpp", "register.cpp")
 
 COMMON_FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-DNDEBUG")
 # Not -ffast-math: NaN and infinity have to come through.
 KERNEL_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 # register.cpp goes without these: it finds out at run time whether the processor has what they ask for.
-PROCESSOR_FLAGS = {"x86_64": ("-mavx2", "-mfma")}
+PROCESSOR_FLAGS = {"x86_64": ("-mavx2", "-mfma", "-mf16c")}
 # How the wheel's own libraries were compiled.
 EXECUTORCH_FLAGS = ("-O2", "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED", "-DET_USE_THREADPOOL")
 

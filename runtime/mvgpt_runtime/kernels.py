@@ -16,7 +16,12 @@ from .errors import MvgptError
 
 NAMESPACE = "mvgpt"
 # What the library registers; a program that uses one of them cannot run without it.
-OPERATORS = ("mvgpt::causal_conv1d_silu.out", "mvgpt::selective_scan.out")
+OPERATORS = (
+    "mvgpt::causal_conv1d_silu.out",
+    "mvgpt::selective_scan.out",
+    "mvgpt::grouped_query_attention.out",
+    "mvgpt::linear_4bit.out",
+)
 REMEDY = "run `python -m mvgpt_runtime.kernels build` (it needs a C++ compiler), or export with --kernels stock"
 
 
@@ -52,7 +57,7 @@ def load() -> ctypes.CDLL:
             remedy=REMEDY,
         ) from None  # fmt: skip
     if not registered:
-        raise MvgptError("mvgpt's operators need a processor with AVX2 and FMA", stage="kernels", remedy=REMEDY)
+        raise MvgptError("mvgpt's operators need a processor with AVX2, FMA and F16C", stage="kernels", remedy=REMEDY)
     return library
 
 

@@ -19,11 +19,15 @@ import torch
 import torch.nn.functional as F
 from mvgpt_runtime import kernels
 
+from .checks import expect, require
+
 _CONV = "causal_conv1d_silu(Tensor xz, Tensor w, Tensor b, bool reverse"
 _SCAN = "selective_scan(Tensor xz, Tensor u, Tensor xdbl, Tensor dt, Tensor A2, Tensor D, Tensor dt_bias, bool reverse"
 MAX_STATE = 256  # the kernel's scratch memory: kMaxState in selective_scan.h
 
-_library = torch.library.Library(kernels.NAMESPACE, "DEF")
+OPERATORS = ("mvgpt::causal_conv1d_silu", "mvgpt::selective_scan")
+
+_library = torch.library.Library(kernels.NAMESPACE, "FRAGMENT")
 for _schema in (_CONV, _SCAN):
     _name, _, _arguments = _schema.partition("(")
     _library.define(f"{_schema}) -> Tensor")
@@ -32,12 +36,12 @@ for _schema in (_CONV, _SCAN):
 
 def _check_conv(xz: torch.Tensor, w: torch.Tensor, b: torch.Tensor, reverse: bool) -> torch.Tensor:
     """The shape of the output; an error for arguments that do not fit."""
-    _expect("xz", xz, None, None)
-    _expect("w", w, None, None)
-    _require(w.shape[0] >= 1, "w has no taps")
+    expect("xz", xz, None, None)
+    expect("w", w, None, None)
+    require(w.shape[0] >= 1, "w has no taps")
     d_inner = w.shape[1]
-    _expect("xz", xz, None, 2 * d_inner)
-    _expect("b", b, d_inner)
+    expect("xz", xz, None, 2 * d_inner)
+    expect("b", b, d_inner)
     return xz.new_empty([xz.shape[0], d_inner])
 
 
@@ -51,33 +55,18 @@ def _check_scan(
     dt_bias: torch.Tensor,
     reverse: bool,
 ) -> torch.Tensor:
-    _expect("u", u, None, None)
+    expect("u", u, None, None)
     length, d_inner = u.shape
-    _expect("A2", A2, None, d_inner)
+    expect("A2", A2, None, d_inner)
     d_state = A2.shape[0]
-    _require(1 <= d_state <= MAX_STATE, f"d_state is 1 to {MAX_STATE}, not {d_state}")
-    _expect("xdbl", xdbl, length, None)
-    _require(xdbl.shape[1] >= 2 * d_state, f"xdbl has {xdbl.shape[1]} columns, B and C need {2 * d_state}")
-    _expect("xz", xz, length, 2 * d_inner)
-    _expect("dt", dt, length, d_inner)
-    _expect("D", D, d_inner)
-    _expect("dt_bias", dt_bias, d_inner)
+    require(1 <= d_state <= MAX_STATE, f"d_state is 1 to {MAX_STATE}, not {d_state}")
+    expect("xdbl", xdbl, length, None)
+    require(xdbl.shape[1] >= 2 * d_state, f"xdbl has {xdbl.shape[1]} columns, B and C need {2 * d_state}")
+    expect("xz", xz, length, 2 * d_inner)
+    expect("dt", dt, length, d_inner)
+    expect("D", D, d_inner)
+    expect("dt_bias", dt_bias, d_inner)
     return torch.empty_like(u, memory_format=torch.contiguous_format)
-
-
-def _expect(name: str, tensor: torch.Tensor, *sizes: int | None) -> None:
-    """None: any size."""
-    fits = tensor.dim() == len(sizes) and all(
-        want is None or have == want for have, want in zip(tensor.shape, sizes, strict=True)
-    )
-    _require(
-        fits and tensor.dtype == torch.float32,
-        f"{name} is {tensor.dtype} {list(tensor.shape)}, expected torch.float32 {list(sizes)}",
-    )
-
-
-def _require(condition: bool, message: str) -> None:
-    torch._check(condition, lambda: message)
 
 
 @functools.cache
