@@ -69,7 +69,7 @@ def export(name: str, model: VideoGPT, geometry: Geometry, path: Path) -> None:
     inputs = example_inputs("video_encoder", geometry)
     with torch.no_grad():
         program = torch.export.export(module, inputs, strict=False)
-    BACKENDS["xnnpack"]({"video_encoder": program}, "{}", path)
+    BACKENDS["xnnpack"]({"video_encoder": program}, "{}", path, lambda what: None)
 
 
 def onnx_file(model: VideoGPT, geometry: Geometry, path: Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from mvgpt_runtime.manifest import (
     read_manifest,
 )
 
-from .backends import BACKENDS, SUFFIXES, LoweredFile
+from .backends import BACKENDS, SUFFIXES, LoweredFile, Report
 from .quant import RECIPES, Recipe
 from .sources import Source, open_source
 from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, stage_module
@@ -98,7 +99,10 @@ def export_bundle(
         for i, (unit, stages) in enumerate(units.items(), start=1):
             step(i)
             name = unit + SUFFIXES[backend]
-            lowered[name] = export_unit(source, stages, geometry, backend, RECIPES[recipe], kernels, folder / name)
+            report = partial(_detail, progress, steps[i], i, len(steps))
+            lowered[name] = export_unit(
+                source, stages, geometry, backend, RECIPES[recipe], kernels, folder / name, report
+            )
         if source.tokenizer is not None:
             source.tokenizer.save(str(folder / contract.TOKENIZER_NAME))
         manifest = _manifest(source, geometry, backend, recipe, kernels, folder, lowered, ids, stop_ids)
@@ -121,10 +125,12 @@ def export_unit(
     recipe: Recipe,
     kernels: str,
     path: Path,
+    report: Report = lambda what: None,
 ) -> LoweredFile:
     """Export and lower the stages of one file."""
     programs = {}
     for name in stages:
+        report(f"trace {name}")
         with torch.no_grad():
             module = stage_module(source.model, name, geometry, kernels, recipe)
             programs[name] = torch.export.export(
@@ -133,7 +139,11 @@ def export_unit(
                 dynamic_shapes=dynamic_shapes(name, geometry),
                 strict=False,
             )
-    return BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path)
+    return BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
+
+
+def _detail(progress: Progress, step: str, done: int, total: int, what: str) -> None:
+    progress(f"{step}: {what}", done, total)
 
 
 def _manifest(

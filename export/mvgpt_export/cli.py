@@ -99,7 +99,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def update(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
-            if not console.is_terminal:
+            if not console.is_terminal and ": " not in what:  # the parts of a step are for the bar
                 print(f"[{done}/{total}] {what}", file=sys.stderr)
 
         yield update

@@ -39,27 +39,45 @@ class Recipe:
         language = stage in LANGUAGE_STAGES and (self.vocabulary_group is not None or self.half_kv_cache)
         return language or bool(self.rules_for(stage))
 
+    def floor_db(self, stage: str) -> float:
+        """Least signal-to-noise ratio of the stage's output against the eager model's."""
+        four = stage in LANGUAGE_STAGES and self.vocabulary_group is not None
+        return SQNR_FLOOR_DB[4 if four or any("4w" in rule.scheme for rule in self.rules_for(stage)) else 8]
+
+
+# Seven eighths of the weights of the video encoder and, with a fused scan, most of its time; then 30 MB more at 0.1 dB
+# (docs/selective-scan.md).
+_VIDEO = (
+    Rule("video_encoder", r"layers\.\d+\.mixer\.(in|out)_proj", "8da8w"),
+    Rule("video_encoder", r"layers\.\d+\.mixer\..*(x|dt)_proj(_b)?", "8da8w"),
+)
+# Dynamic 8-bit activations × 8-bit weights lose nothing that a frame's features show, at a quarter of the bytes and
+# faster than float32.
+_IMAGE = (Rule("image_encoder", r"layers\..*", "8da8w"),)
 
 RECIPES = {
     # The reference: nothing quantized, every other recipe is measured against it.
     "fp32": Recipe(),
-    # Dynamic 8-bit activations × 8-bit weights, one scale per output channel. So far the video encoder only.
+    # Dynamic 8-bit activations × 8-bit weights, one scale per output channel, wherever weights are many.
     "int8": Recipe(
-        (
-            # Seven eighths of the weights and, with a fused scan, most of the time.
-            Rule("video_encoder", r"layers\.\d+\.mixer\.(in|out)_proj", "8da8w"),
-            # Small, but 30 MB of the encoder in float32, and harmless: 0.1 dB (docs/selective-scan.md).
-            Rule("video_encoder", r"layers\.\d+\.mixer\..*(x|dt)_proj(_b)?", "8da8w"),
-        )
+        (*_IMAGE, *_VIDEO, Rule("text_decoder", ".*", "8da8w")),
+        half_kv_cache=True,
+    ),
+    # For phones: decoding reads every weight of the language model per token, so these are 4-bit.
+    "mobile": Recipe(
+        (*_IMAGE, *_VIDEO, Rule("text_decoder", ".*", "8da4w-32")),
+        vocabulary_group=32,
+        half_kv_cache=True,
     ),
 }
 
 # Largest difference to the eager stage over the output's largest value, where nothing is quantized. Kernels sum in
 # another order than torch does; over the deepest stage that stays a decade below this.
 CLOSE = 1e-4
-# Least signal-to-noise ratio of a quantized stage, in dB. The deepest one, 32 layers of random weights, has 26; a lost
-# or swapped direction gives 6 or less, the other encoder's normalisation 18 (tests/test_video_encoder_forms.py).
-SQNR_FLOOR_DB = 20.0
+# Least signal-to-noise ratio of a quantized stage in dB, by the fewest bits of its weights. The deepest stage in 8 bits,
+# 32 layers of random weights, has 26; a lost or swapped direction gives 6 or less, the other encoder's normalisation 18
+# (tests/test_video_encoder_forms.py).
+SQNR_FLOOR_DB = {8: 20.0, 4: 8.0}
 
 
 def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
@@ -79,8 +97,8 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
 
 
 def _scheme(name: str) -> object:
-    """torchao's configuration for a scheme's name: dynamic 8-bit activations × 8- or 4-bit weights; one scale per output
-    channel or, after the dash, per so many weights of one; "h" searches the scale (half-quadratic quantization)."""
+    """torchao's configuration for a scheme's name: dynamic 8-bit activations × 8- or 4-bit weights, with one scale per
+    output channel or, after the dash, per so many weights of one; "h" searches the scale (half-quadratic)."""
     import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig
     from torchao.quantization.granularity import Granularity, PerAxis, PerGroup

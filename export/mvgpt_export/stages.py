@@ -70,11 +70,13 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, kernels: str, r
         cache = torch.float16 if recipe.half_kv_cache and form.attention is FusedAttention else torch.float32
         module = TextDecoder(_same_tensors(model.language_model), geometry, form.attention, cache)
         if recipe.vocabulary_group and form.head:
-            module.lm_head = form.head(module.lm_head.weight, recipe.vocabulary_group)
+            text = model.language_model
+            vocabulary = (text.embed_tokens if text.config.tied else text.lm_head).weight
+            module.lm_head = form.head(vocabulary, recipe.vocabulary_group)
     elif name == "token_embedding":
         module = TokenEmbedding(model.language_model)
         if recipe.vocabulary_group:
-            module.embed_tokens = TableEmbedding(module.embed_tokens.weight, recipe.vocabulary_group)
+            module.embed_tokens = TableEmbedding(model.language_model.embed_tokens.weight, recipe.vocabulary_group)
     else:
         module = _same_tensors(getattr(model, name))
     if isinstance(module, VideoMamba):

@@ -22,8 +22,8 @@ from .models.qwen2 import Block, Qwen2, rotary_table, rotate
 
 
 class Attention(Protocol):
-    """What a layer asks of `--kernels`: q [1, m ≤ n, heads · head_dim] of the last m positions, kv [1, n, 2 · kv_heads ·
-    head_dim] (keys, then values), neither rotated → context [1, m, heads · head_dim]; start_pos int64 [1]."""
+    """What a layer asks of `--kernels`: q [1, m ≤ n, heads · head_dim] of the last m positions and kv [1, n, 2 ·
+    kv_heads · head_dim] (keys, then values), not rotated → context [1, m, heads · head_dim]; start_pos int64 [1]."""
 
     def __call__(self, q: torch.Tensor, kv: torch.Tensor, start_pos: torch.Tensor) -> torch.Tensor: ...
 
@@ -142,7 +142,7 @@ class TokenEmbedding(nn.Module):
 
     def __init__(self, network: Qwen2) -> None:
         super().__init__()
-        self.embed_tokens = network.embed_tokens
+        self.embed_tokens: nn.Module = network.embed_tokens
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         return self.embed_tokens(token_ids)
@@ -157,12 +157,12 @@ class TextDecoder(nn.Module):
         super().__init__()
         config = network.config
         last = len(network.layers) - 1
-        self.layers = nn.ModuleList(
-            Layer(block, attention(config, geometry.max_context, cache), last=i == last)
-            for i, block in enumerate(network.layers)
-        )
+        self.layers = nn.ModuleList()
+        for i, block in enumerate(network.layers):
+            assert isinstance(block, Block)
+            self.layers.append(Layer(block, attention(config, geometry.max_context, cache), last=i == last))
         self.norm = DelegatedNorm(network.norm)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.lm_head.weight = (network.embed_tokens if config.tied else network.lm_head).weight
 
     def forward(self, embeddings: torch.Tensor, start_pos: torch.Tensor) -> torch.Tensor:

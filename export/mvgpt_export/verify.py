@@ -14,7 +14,7 @@ from mvgpt_runtime.manifest import Bundle
 
 from .models.qwen2 import KVCache, rotary_table
 from .models.video_gpt import VideoGPT
-from .quant import CLOSE, SQNR_FLOOR_DB, Recipe
+from .quant import CLOSE, Recipe
 
 Compare = Callable[[str, str, np.ndarray, torch.Tensor], None]
 
@@ -94,7 +94,8 @@ def _compare(recipe: Recipe, stage: str, name: str, got: np.ndarray, reference: 
         fits, want, have = difference == 0, "equal numbers", f"a difference of {difference:.0f}"
     elif recipe.quantizes(stage):
         ratio = float(10 * np.log10((expected**2).sum() / max((error**2).sum(), 1e-300)))
-        fits, want, have = ratio >= SQNR_FLOOR_DB, f"an SQNR of at least {SQNR_FLOOR_DB} dB", f"{ratio:.1f} dB"
+        floor = recipe.floor_db(stage)
+        fits, want, have = ratio >= floor, f"an SQNR of at least {floor} dB", f"{ratio:.1f} dB"
     else:
         limit = CLOSE * float(np.abs(expected).max())
         fits, want, have = difference <= limit, f"a difference of at most {limit:.3g}", f"{difference:.3g}"

@@ -24,7 +24,7 @@ typedef Vec VecInMemory __attribute__((may_alias, aligned(4)));
 
 constexpr int64_t kLanes = MVGPT_VECTOR_BYTES / sizeof(float);
 
-inline Vec splat(float x) { return Vec{} + x; }
+inline Vec splat(float x) { return x - Vec{}; }  // + would turn -0 to 0, an instruction more
 inline Vec load(const float* p) { return *reinterpret_cast<const VecInMemory*>(p); }
 inline void store(float* p, Vec x) { *reinterpret_cast<VecInMemory*>(p) = x; }
 

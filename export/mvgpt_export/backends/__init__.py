@@ -24,14 +24,17 @@ class LoweredFile:
     operators: tuple[str, ...]  # kernels that the runtime must have
 
 
-Lower = Callable[[dict[str, ExportedProgram], str, Path], LoweredFile]
-"""(exported program per stage, stamp as JSON, file to write) → report."""
+Report = Callable[[str], None]
+"""Told what is done next: lowering a language model takes minutes."""
+
+Lower = Callable[[dict[str, ExportedProgram], str, Path, Report], LoweredFile]
+"""(exported program per stage, stamp as JSON, file to write, report) → what became of it."""
 
 
-def _xnnpack(programs: dict[str, ExportedProgram], stamp: str, path: Path) -> LoweredFile:
+def _xnnpack(programs: dict[str, ExportedProgram], stamp: str, path: Path, report: Report) -> LoweredFile:
     from . import xnnpack  # imports executorch's compiler, seconds
 
-    return xnnpack.lower(programs, stamp, path)
+    return xnnpack.lower(programs, stamp, path, report)
 
 
 BACKENDS: dict[str, Lower] = {"xnnpack": _xnnpack}

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir.backend.backend_details import PreprocessResult
+from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.schema import KernelCall
 from mvgpt_runtime import contract
 from mvgpt_runtime.errors import MvgptError
 from torch.export import ExportedProgram
 
-from . import LoweredFile, LoweredMethod
+from . import LoweredFile, LoweredMethod, Report
 
 # Where the time goes: one of these outside a delegate is a regression that no numeric check would notice.
 MUST_DELEGATE = {"aten.linear", "aten.addmm", "aten.mm", "aten.bmm", "aten.convolution", "aten._softmax", "aten.gelu"}
 
 
-def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path) -> LoweredFile:
+def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path, report: Report) -> LoweredFile:
     """Write `programs` as the methods of one `.pte` file; MvgptError if heavy operators stay outside the delegates."""
-    edge = to_edge_transform_and_lower(
-        programs,
-        partitioner=[XnnpackPartitioner()],
-        # ExecuTorch's check of the operator set does not know the llama:: operators
-        compile_config=EdgeCompileConfig(_check_ir_validity=False),
-        constant_methods={contract.METADATA_METHOD: stamp},
-    )
+    report("decompose")
+    with _delegates_reported(report):
+        edge = to_edge_transform_and_lower(
+            programs,
+            partitioner=[XnnpackPartitioner()],
+            # ExecuTorch's check of the operator set does not know the llama:: operators
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+            constant_methods={contract.METADATA_METHOD: stamp},
+        )
     methods = {name: _report(edge, name) for name in programs}
     for name, method in methods.items():
         left = {op: n for op, n in method.undelegated.items() if op.rpartition(".")[0] in MUST_DELEGATE}
@@ -39,6 +46,7 @@ def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path) -> Lower
                 got=", ".join(f"{n} × {op}" for op, n in left.items()),
                 remedy="a change of the network or of the executorch version caused this",
             )
+    report("write")
     program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
     with path.open("wb") as f:
         program.write_to_file(f)
@@ -51,6 +59,24 @@ def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path) -> Lower
         if isinstance(i.instr_args, KernelCall)
     }
     return LoweredFile(methods, sum(sum(plan.non_const_buffer_sizes) for plan in plans), tuple(sorted(called)))
+
+
+@contextmanager
+def _delegates_reported(report: Report) -> Iterator[None]:
+    """Tells of each subgraph that XNNPACK compiles; ExecuTorch offers no such callback."""
+    original, count = XnnpackBackend.preprocess, 0
+
+    def preprocess(edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> PreprocessResult:
+        nonlocal count
+        count += 1
+        report(f"delegate {count}")
+        return original(edge_program, compile_specs)
+
+    XnnpackBackend.preprocess = staticmethod(preprocess)
+    try:
+        yield
+    finally:
+        XnnpackBackend.preprocess = staticmethod(original)
 
 
 def _report(edge: EdgeProgramManager, name: str) -> LoweredMethod:
