@@ -17,7 +17,6 @@ from mvgpt_export.sources import open_source
 from mvgpt_runtime import Cancelled, MvgptError, Session, contract
 from mvgpt_runtime.manifest import Bundle
 from mvgpt_runtime.prompt import TextStream, load_tokenizer
-from mvgpt_runtime.sampler import Sampler, SamplingOptions, SplitMix64
 from tokenizers import Tokenizer
 
 QUESTION = "What happens in this video?"
@@ -267,56 +266,6 @@ def test_unload_and_prewarm(session: Session) -> None:
         session.engine.unload(stage)
         session.engine.prewarm(stage)
     session._kept = 0  # the KV cache went with text_decoder
-
-
-# --- The parts on their own ---
-
-
-def test_splitmix64_known_answers() -> None:
-    """The first outputs for seed 1234567, as the generator's authors publish them."""
-    generator = SplitMix64(1234567)
-    assert [generator.next() for _ in range(3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    logits=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12),
-    temperature=st.floats(0.1, 5),
-    top_p=st.floats(0.01, 1),
-    seed=st.integers(0, 2**64 - 1),
-)
-def test_sampler_equals_a_plain_one(logits: list[float], temperature: float, top_p: float, seed: int) -> None:
-    weights = [np.exp((x - max(logits)) / temperature) for x in logits]
-    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
-    nucleus: list[tuple[int, float]] = []
-    mass = 0.0
-    for i in order:
-        nucleus.append((i, weights[i] / sum(weights)))
-        mass += nucleus[-1][1]
-        if mass >= top_p:
-            break
-    target = SplitMix64(seed).uniform() * mass
-    allowed, running = set(), 0.0
-    for i, p in nucleus:
-        if running - 1e-9 <= target <= running + p + 1e-9:  # at a boundary either neighbour is right
-            allowed.add(i)
-        running += p
-    got = Sampler(SamplingOptions(temperature, top_p, seed))(np.array(logits, np.float32))
-    assert got in allowed or abs(mass - top_p) < 1e-9
-
-
-def test_sampler_frequencies() -> None:
-    sampler = Sampler(SamplingOptions(1.0, 1.0, seed=0))
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    counts = np.bincount([sampler(logits) for _ in range(20_000)], minlength=4) / 20_000
-    assert np.abs(counts - [0.5, 0.3, 0.15, 0.05]).max() < 0.012  # 3.4 standard deviations
-
-
-def test_greedy_takes_the_lowest_of_equal_ids_and_refuses_nan() -> None:
-    sampler = Sampler(SamplingOptions())
-    assert sampler(np.array([0, 2, 2, 1], np.float32)) == 1
-    with pytest.raises(MvgptError, match="not finite"):
-        sampler(np.array([0, np.nan], np.float32))
 
 
 @pytest.fixture(scope="module")
