@@ -6,7 +6,7 @@ import io
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +113,8 @@ def read_lines() -> Iterator[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # the prompt's check then says what is wrong with the line
     if prompt := "> " if sys.stdin.isatty() else "":
-        import readline  # noqa: F401  only by being imported it gives input() its line editing
+        with suppress(ImportError):  # not every Python has it
+            import readline  # noqa: F401  only by being imported it gives input() its line editing
     while True:
         try:
             line = input(prompt)
