@@ -8,6 +8,8 @@ from pathlib import Path
 import golden
 import pytest
 from mvgpt_export.bundle import export_bundle
+from mvgpt_export.models.video_gpt import VideoGPT
+from mvgpt_export.sources import open_source
 from mvgpt_runtime.manifest import Bundle
 
 REPOSITORY = Path(__file__).parent.parent
@@ -18,6 +20,12 @@ SAMPLE_CLIP = REPOSITORY / "assets" / "sample.mp4"
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The embedded default, exported as a user does."""
     return export_bundle("tiny", tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def eager() -> VideoGPT:
+    """The model in `tiny_bundle`."""
+    return open_source("tiny").model
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_help_is_quick_and_teaches() -> None:
         start = time.perf_counter()
         result = run("--help")
         times.append(time.perf_counter() - start)
-    assert all(command in result.stdout for command in ("export", "ask", "inspect"))
+    assert all(command in result.stdout for command in ("export", "ask", "chat", "inspect"))
     assert min(times) < 0.5
     assert "mvgpt export tiny" in run("export", "--help").stdout
 
@@ -51,7 +51,9 @@ def test_ask_streams_text_and_closes_with_times(tiny_bundle: Bundle, real_clip: 
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("\n")
     (line,) = result.stderr.splitlines()
-    assert all(word in line for word in ("video_encoder", "first token", "tokens/s", "peak"))
+    assert all(
+        word in line for word in ("video_encoder", "video prefill", "question prefill", "first token", "decode", "peak")
+    )
 
 
 def test_ask_json(tiny_bundle: Bundle, real_clip: Path) -> None:
@@ -69,7 +71,9 @@ def test_ask_json(tiny_bundle: Bundle, real_clip: Path) -> None:
 
 
 def test_ask_part_of_a_clip_with_sampling(tiny_bundle: Bundle, sample_clip: Path) -> None:
-    options = ("--temperature", "0.9", "--top-p", "0.9", "--seed", "7", "--start", "2", "--end", "4", "--json")
+    options = (
+        "--temperature 0.9 --top-p 0.9 --top-k 40 --repetition-penalty 1.1 --seed 7 --start 2 --end 4 --json".split()
+    )
     result = run("ask", tiny_bundle.folder, sample_clip, "And now?", "--max-new-tokens", "6", *options)
     assert result.returncode == 0, result.stderr
     frames = json.loads(result.stdout)["frames"]
@@ -95,6 +99,8 @@ def test_bad_input(tiny_bundle: Bundle, sample_clip: Path, tmp_path: Path) -> No
     assert "start_s" in refused("ask", bundle, sample_clip, "?", "--start", "999")
     assert "question is empty" in refused("ask", bundle, sample_clip, " ")
     assert "top_p" in refused("ask", bundle, sample_clip, "?", "--top-p", "2")
+    assert "top_k" in refused("ask", bundle, sample_clip, "?", "--top-k", "-2")
+    assert "repetition_penalty" in refused("ask", bundle, sample_clip, "?", "--repetition-penalty", "0")
     assert "no such checkpoint" in refused("export", "nonsense", "-o", tmp_path / "b")
     assert "from the hub" in refused("export", "owner/name", "-o", tmp_path / "b")
     assert "unknown recipe" in refused("export", "tiny", "-o", tmp_path / "b", "--recipe", "int3")

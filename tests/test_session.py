@@ -8,16 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from eager import generate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mvgpt_export.models.qwen2 import KVCache, rotary_table
 from mvgpt_export.models.video_gpt import VideoGPT
-from mvgpt_export.sources import open_source
 from mvgpt_runtime import Cancelled, MvgptError, Session, contract
 from mvgpt_runtime.manifest import Bundle
 from mvgpt_runtime.prompt import TextStream, load_tokenizer
-from mvgpt_runtime.sampler import Sampler, SamplingOptions, SplitMix64
 from tokenizers import Tokenizer
 
 QUESTION = "What happens in this video?"
@@ -30,33 +27,10 @@ def session(tiny_bundle: Bundle, sample_clip: Path) -> Session:
     return session
 
 
-@pytest.fixture(scope="module")
-def eager() -> VideoGPT:
-    return open_source("tiny").model
-
-
-def greedy_reference(model: VideoGPT, session: Session, question: str, count: int) -> list[int]:
-    """The eager model on the session's own visual tokens, everything computed anew for every token."""
-    answer = session.ask(question)
-    lm = model.language_model
-    assert session.video is not None
-    with torch.no_grad():
-        prefix, suffix = (lm.embed_tokens(torch.tensor(ids)) for ids in (answer.prefix_ids, answer.suffix_ids))
-        rows = torch.cat([prefix, torch.from_numpy(session.video.visual_tokens), suffix]).unsqueeze(0)
-        ids: list[int] = []
-        while len(ids) < count:
-            logits = lm(rows, *rotary_table(lm.config, rows.shape[1]), [KVCache() for _ in lm.layers])
-            ids.append(int(logits.argmax()))
-            if ids[-1] in session.bundle.manifest.stop_ids:
-                return ids[:-1]
-            rows = torch.cat([rows, lm.embed_tokens(torch.tensor([[ids[-1]]]))], dim=1)
-    return ids
-
-
 def test_greedy_answer_equals_the_eager_model(session: Session, eager: VideoGPT) -> None:
     answer = session.ask(QUESTION, max_new_tokens=24)
     tokens = list(answer)
-    assert [t.id for t in tokens] == answer.token_ids == greedy_reference(eager, session, QUESTION, 24)
+    assert [t.id for t in tokens] == answer.token_ids == generate(eager, session, answer, 24)
     assert "".join(map(str, tokens)) == answer.text == load_tokenizer(session.bundle).decode(answer.token_ids)
     assert answer.finish_reason == "length"
 
@@ -71,17 +45,17 @@ def test_video_encoders_equal_the_eager_model(session: Session, eager: VideoGPT,
     assert np.abs(got.visual_tokens - expected["visual_tokens"]).max() <= 1e-4 * np.abs(expected["visual_tokens"]).max()
 
 
-def test_a_follow_up_equals_a_cold_start(session: Session, tiny_bundle: Bundle, sample_clip: Path) -> None:
+def test_a_second_question_equals_a_cold_start(session: Session, tiny_bundle: Bundle, sample_clip: Path) -> None:
+    """Questions are independent, and the video is paid for once: each prefills only itself, the first one too."""
     list(session.ask("Something else entirely, and rather longer than the next question is.", max_new_tokens=9))
-    warm = session.ask(QUESTION, max_new_tokens=12, temperature=0.8, top_p=0.9, seed=3)
-    list(warm)
+    options = {"max_new_tokens": 12, "temperature": 0.8, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.2}
     fresh = Session(tiny_bundle)
     fresh.load_video(sample_clip)
-    cold = fresh.ask(QUESTION, max_new_tokens=12, temperature=0.8, top_p=0.9, seed=3)
-    list(cold)
-    assert warm.token_ids == cold.token_ids
-    assert cold.stats["num_prefilled_tokens"] == cold.stats["num_prompt_tokens"] == warm.stats["num_prompt_tokens"]
-    assert warm.stats["num_prefilled_tokens"] == len(warm.suffix_ids)
+    warm, cold = (s.ask(QUESTION, **options) for s in (session, fresh))  # type: ignore[arg-type]
+    assert [t.id for t in warm] == [t.id for t in cold]
+    for answer in (warm, cold):
+        assert answer.stats["num_prefilled_tokens"] == len(answer.suffix_ids)
+        assert answer.stats["num_prompt_tokens"] == answer.stats["num_video_prefilled_tokens"] + len(answer.suffix_ids)
 
 
 def test_low_memory_gives_the_same_answer(session: Session, tiny_bundle: Bundle, sample_clip: Path) -> None:
@@ -108,7 +82,14 @@ def test_stats(session: Session) -> None:
     assert list(stats) == [name for name in contract.METRICS if name in stats]
     assert set(contract.METRICS) - set(stats) <= {"prefill_tokens_per_s", "decode_tokens_per_s"}
     assert stats["num_generated_tokens"] == 5
-    assert stats["model_load_ms"] > 0  # of the encoders, which the video's part of the metrics holds
+    assert stats["num_video_prefilled_tokens"] == len(answer.prefix_ids) + session.geometry.visual_tokens
+    rate = stats["num_video_prefilled_tokens"] / stats["video_prefill_ms"] * 1e3
+    assert stats["video_prefill_tokens_per_s"] == pytest.approx(rate)
+    assert stats["video_ready_ms"] > stats["last_frame_to_ready_ms"] > stats["video_encoder_ms"] > 0
+    parts = ("model_load_ms", "video_decode_ms", "preprocess_ms", "video_prefill_ms")
+    stages = (f"{name}_ms" for name in contract.ENCODER_STAGES)
+    assert stats["video_ready_ms"] >= sum(stats[name] for name in (*parts, *stages))
+    assert session.video_stats.items() <= stats.items()
     assert stats["decode_tokens_per_s"] == pytest.approx(4 / stats["token_generation_ms"] * 1e3)
     assert stats["time_to_first_token_ms"] >= stats["prompt_eval_ms"] > 0
     assert all(value >= 0 for value in stats.values())
@@ -135,7 +116,7 @@ def test_cancel_between_tokens(session: Session) -> None:
 
 
 def test_cancel_in_prefill(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From another thread, while the first chunk runs: no token comes, and the next question is right."""
+    """From another thread, while the chunk runs: no token comes, and the next question is right."""
     reference = [t.id for t in session.ask(QUESTION, max_new_tokens=6)]
     run = session.engine.run
 
@@ -146,7 +127,6 @@ def test_cancel_in_prefill(session: Session, monkeypatch: pytest.MonkeyPatch) ->
             thread.join()
         return run(stage, inputs)
 
-    session._kept = 0
     answer = session.ask(QUESTION, max_new_tokens=6)
     monkeypatch.setattr(session.engine, "run", cancelling)
     assert list(answer) == []
@@ -155,19 +135,54 @@ def test_cancel_in_prefill(session: Session, monkeypatch: pytest.MonkeyPatch) ->
     assert [t.id for t in session.ask(QUESTION, max_new_tokens=6)] == reference
 
 
-def test_cancel_while_loading(session: Session, sample_clip: Path) -> None:
-    """At every stage; the previous video stays."""
-    before = session.video
-    for stage in contract.ENCODER_STAGES:
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_cancel_while_loading(tiny_bundle: Bundle, sample_clip: Path, low_memory: bool) -> None:
+    """At every stage, and in the middle of the prefill: the next step does not run, and no video is loaded."""
+    session = Session(tiny_bundle, low_memory=low_memory)
+    session.load_video(sample_clip)
+    reference = [t.id for t in session.ask(QUESTION, max_new_tokens=4)]
+    chunks = 1 + session.geometry.num_frames + 1
+    for stage, count in (
+        *((name, 1) for name in contract.ENCODER_STAGES),
+        ("text_decoder", 1),
+        ("text_decoder", chunks),
+    ):
+        calls: list[str] = []
 
-        def progress(name: str, stage: str = stage) -> None:
-            if name == stage:
+        def progress(name: str, stage: str = stage, count: int = count, calls: list[str] = calls) -> None:
+            calls.append(name)
+            if calls.count(stage) == count:
                 session.cancel()
 
-        with pytest.raises(Cancelled):
+        with pytest.raises(Cancelled, match=stage):
             session.load_video(sample_clip, progress=progress)
-        assert session.video is before
-    assert list(session.ask(QUESTION, max_new_tokens=2))
+        assert calls[-1] == stage
+        assert session.video is session.clip is None
+        with pytest.raises(MvgptError, match="no video is loaded"):
+            session.ask(QUESTION)
+        with pytest.raises(MvgptError, match="no video was begun"):
+            session.finish()
+    session.load_video(sample_clip)
+    assert [t.id for t in session.ask(QUESTION, max_new_tokens=4)] == reference
+
+
+def test_what_a_bad_file_leaves(tiny_bundle: Bundle, sample_clip: Path, tmp_path: Path) -> None:
+    """One that cannot be opened: everything, the conversation too. One that breaks off later: no video."""
+    session = Session(tiny_bundle)
+    session.load_video(sample_clip)
+    list(session.ask(QUESTION, max_new_tokens=4))
+    before, clip = session.snapshot(), session.clip
+    with pytest.raises(MvgptError):
+        session.load_video(tmp_path / "none.mp4")
+    assert session.clip is clip
+    assert session.snapshot() == before
+    assert list(session.ask("And then?", keep_history=True, max_new_tokens=2))
+    good = np.zeros((20, 20, 3), np.uint8)
+    with pytest.raises(MvgptError, match="this is not a frame"):
+        session.load_frames([good, good[..., :2]])
+    assert session.video is session.clip is None
+    with pytest.raises(MvgptError, match="no video was begun"):
+        session.finish()
 
 
 def test_a_question_that_does_not_fit_says_by_how_much(session: Session) -> None:
@@ -193,7 +208,7 @@ def test_generation_ends_at_the_end_of_the_cache(session: Session) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.1}],
+    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"repetition_penalty": 0.0}],
 )
 def test_bad_options(session: Session, options: dict[str, float]) -> None:
     with pytest.raises(MvgptError):
@@ -261,62 +276,12 @@ def test_outputs_are_the_callers_own(session: Session) -> None:
     assert not np.array_equal(first, second)
 
 
-def test_unload_and_prewarm(session: Session) -> None:
+def test_unload_and_prewarm(tiny_bundle: Bundle) -> None:
+    session = Session(tiny_bundle)
     for stage in contract.STAGE_NAMES:
         session.engine.unload(stage)
         session.engine.unload(stage)
         session.engine.prewarm(stage)
-    session._kept = 0  # the KV cache went with text_decoder
-
-
-# --- The parts on their own ---
-
-
-def test_splitmix64_known_answers() -> None:
-    """The first outputs for seed 1234567, as the generator's authors publish them."""
-    generator = SplitMix64(1234567)
-    assert [generator.next() for _ in range(3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    logits=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12),
-    temperature=st.floats(0.1, 5),
-    top_p=st.floats(0.01, 1),
-    seed=st.integers(0, 2**64 - 1),
-)
-def test_sampler_equals_a_plain_one(logits: list[float], temperature: float, top_p: float, seed: int) -> None:
-    weights = [np.exp((x - max(logits)) / temperature) for x in logits]
-    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
-    nucleus: list[tuple[int, float]] = []
-    mass = 0.0
-    for i in order:
-        nucleus.append((i, weights[i] / sum(weights)))
-        mass += nucleus[-1][1]
-        if mass >= top_p:
-            break
-    target = SplitMix64(seed).uniform() * mass
-    allowed, running = set(), 0.0
-    for i, p in nucleus:
-        if running - 1e-9 <= target <= running + p + 1e-9:  # at a boundary either neighbour is right
-            allowed.add(i)
-        running += p
-    got = Sampler(SamplingOptions(temperature, top_p, seed))(np.array(logits, np.float32))
-    assert got in allowed or abs(mass - top_p) < 1e-9
-
-
-def test_sampler_frequencies() -> None:
-    sampler = Sampler(SamplingOptions(1.0, 1.0, seed=0))
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    counts = np.bincount([sampler(logits) for _ in range(20_000)], minlength=4) / 20_000
-    assert np.abs(counts - [0.5, 0.3, 0.15, 0.05]).max() < 0.012  # 3.4 standard deviations
-
-
-def test_greedy_takes_the_lowest_of_equal_ids_and_refuses_nan() -> None:
-    sampler = Sampler(SamplingOptions())
-    assert sampler(np.array([0, 2, 2, 1], np.float32)) == 1
-    with pytest.raises(MvgptError, match="not finite"):
-        sampler(np.array([0, np.nan], np.float32))
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""`mvgpt ask` and `mvgpt inspect`: parse, call the library, print. Heavy imports stay inside the commands."""
+"""`mvgpt ask`, `chat` and `inspect`: parse, call the library, print. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,9 @@ import typer
 from .errors import MvgptError
 
 if TYPE_CHECKING:
+    from .answer import Answer
     from .manifest import Manifest
-    from .session import Answer, Session
+    from .session import Session
 
 app = typer.Typer(
     name="mvgpt",
@@ -25,6 +27,22 @@ app = typer.Typer(
 )
 
 BundleArg = Annotated[Path, typer.Argument(help="Folder made by `mvgpt export`.", show_default=False)]
+VideoArg = Annotated[Path, typer.Argument(help="A video file.", show_default=False)]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens.", show_default="bundle's")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy decoding.", show_default="bundle's")]
+TopP = Annotated[
+    float | None, typer.Option(help="Sample from the likeliest tokens with this mass.", show_default="bundle's")
+]
+TopK = Annotated[
+    int | None, typer.Option(help="Sample from this many likeliest tokens; 0: all.", show_default="bundle's")
+]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(help="Above 1: what was said before gets less likely.", show_default="bundle's")
+]
+Seed = Annotated[int, typer.Option(help="Of the sampling; the same seed gives the same answer.")]
+Start = Annotated[float | None, typer.Option(help="Seconds: where the part of interest begins.", show_default="0")]
+End = Annotated[float | None, typer.Option(help="Seconds: where it ends.", show_default="clip's end")]
+LowMemory = Annotated[bool, typer.Option(help="Unload the encoders before the language model runs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -46,21 +64,17 @@ def run(command: Callable[[], object]) -> None:
 @app.command()
 def ask(
     bundle: BundleArg,
-    video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
+    video: VideoArg,
     question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer, in tokens.", show_default="bundle's")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy decoding.", show_default="bundle's")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Sample from the likeliest tokens with this mass.", show_default="bundle's")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampling; the same seed gives the same answer.")] = 0,
-    start: Annotated[
-        float | None, typer.Option(help="Seconds: where the part of interest begins.", show_default="0")
-    ] = None,
-    end: Annotated[float | None, typer.Option(help="Seconds: where it ends.", show_default="clip's end")] = None,
-    low_memory: Annotated[bool, typer.Option(help="Unload the encoders before the language model runs.")] = False,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    repetition_penalty: RepetitionPenalty = None,
+    seed: Seed = 0,
+    start: Start = None,
+    end: End = None,
+    low_memory: LowMemory = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a question about a video and stream the answer.
@@ -70,10 +84,19 @@ def ask(
 
     def command() -> None:
         from .session import Session
+        from .stats import summary
 
         session = Session(bundle, low_memory=low_memory)
         _load_video(session, video, start, end, quiet=as_json)
-        answer = session.ask(question, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        answer = session.ask(
+            question,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
         for token in answer:
             if not as_json:
                 print(token, end="", flush=True)
@@ -81,7 +104,50 @@ def ask(
             print(json.dumps(_answer_json(session, answer, question), ensure_ascii=False))
         else:
             print()
-            print(_summary(answer.stats), file=sys.stderr)
+            print(summary(answer.stats), file=sys.stderr)
+
+    run(command)
+
+
+@app.command()
+def chat(
+    bundle: BundleArg,
+    video: VideoArg,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    repetition_penalty: RepetitionPenalty = None,
+    seed: Seed = 0,
+    start: Start = None,
+    end: End = None,
+    low_memory: LowMemory = False,
+) -> None:
+    """Talk about a video: questions on standard input, a line each; /help lists the commands.
+
+    Example: mvgpt chat bundles/tiny assets/sample.mp4
+    """
+
+    def command() -> None:
+        from .chat import Chat, read_lines
+        from .session import Session
+
+        session = Session(bundle, low_memory=low_memory)
+        _load_video(session, video, start, end)
+        ask = partial(
+            session.ask,
+            keep_history=True,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        ask("?")  # runs nothing, but refuses bad options now and not at every question
+        note = partial(print, file=sys.stderr)
+        note(f"Ask about {video}, or type /help.")
+        Chat(session, ask, partial(_load_video, session), partial(print, end="", flush=True), note).run(read_lines())
 
     run(command)
 
@@ -109,7 +175,9 @@ def main() -> None:
     app()
 
 
-def _load_video(session: Session, video: Path, start: float | None, end: float | None, quiet: bool) -> None:
+def _load_video(
+    session: Session, video: Path, start: float | None = None, end: float | None = None, quiet: bool = False
+) -> None:
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -136,25 +204,6 @@ def _answer_json(session: Session, answer: Answer, question: str) -> dict[str, o
         },
         "stats": answer.stats,
     }
-
-
-def _summary(stats: dict[str, float]) -> str:
-    """One line: where the time went, and how fast."""
-    from . import contract
-
-    times = {
-        name: stats[f"{name}_ms"]
-        for name in ("model_load", "video_decode", "preprocess", *contract.ENCODER_STAGES)
-        if f"{name}_ms" in stats
-    }
-    parts = [f"{name} {ms:.0f} ms" for name, ms in times.items()]
-    parts.append(f"prefill {stats['num_prefilled_tokens']:.0f} tokens {stats['prompt_eval_ms']:.0f} ms")
-    parts.append(f"first token {stats['time_to_first_token_ms']:.0f} ms")
-    parts += [f"{what} {stats[key]:.1f} tokens/s" for what, key in _RATES.items() if key in stats]
-    return " · ".join([*parts, f"peak {stats['peak_rss_bytes'] / 1e6:.0f} MB"])
-
-
-_RATES = {"prefill": "prefill_tokens_per_s", "decode": "decode_tokens_per_s"}
 
 
 def _print_manifest(manifest: Manifest) -> None:

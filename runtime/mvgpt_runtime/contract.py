@@ -12,7 +12,7 @@ from dataclasses import dataclass
 CONTRACT_VERSION = 1
 """Raised whenever a stage's tensors, their meaning or the metadata change; hosts refuse other versions."""
 
-MANIFEST_SCHEMA_VERSION = 1
+MANIFEST_SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 METADATA_METHOD = "mvgpt_metadata"
@@ -157,9 +157,11 @@ def stage(name: str) -> Stage:
     return {s.name: s for s in STAGES}[name]
 
 
-# --- Prompt: ChatML, the visual tokens stand between the two pieces; each piece is tokenised on its own ---
+# --- Prompt: ChatML, the visual tokens stand between prefix and suffix; each piece is tokenised on its own ---
 PROMPT_PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 PROMPT_SUFFIX = "\n{question}<|im_end|>\n<|im_start|>assistant\n"
+PROMPT_NEXT_TURN = "<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+"""Follows an answer when the conversation goes on. It begins with the stop token, which an answer's ids lack."""
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """Looked up in the tokenizer at export (the first must exist); their ids are stored in the manifest."""
 
@@ -177,16 +179,21 @@ TRACE_KEYS = (
 
 # --- Metrics: one name each in Python, Kotlin, Swift and JSON (ExecuTorch's `Stats` names where it has one) ---
 METRICS: dict[str, str] = {
-    "model_load_ms": "time spent loading programs in this question and its video",
+    "model_load_ms": "time spent loading programs for this video",
     "video_decode_ms": "decoding the sampled frames",
     "preprocess_ms": "both resizes of all frames",
     **{f"{name}_ms": f"time inside {name}, all calls of the video" for name in ENCODER_STAGES},
-    "prompt_eval_ms": "prefill of every position this question needed",
-    "time_to_first_token_ms": "from asking to the first token; a video loaded before is not in it",
+    "video_prefill_ms": "prefill of prefix and visual tokens, while the video was loaded",
+    "video_ready_ms": "the whole load, from its beginning until questions can be asked",
+    "last_frame_to_ready_ms": "of this, from the arrival of the last frame (in a stream: the last add_frame call)",
+    "num_video_prefilled_tokens": "positions of prefix and visual tokens",
+    "video_prefill_tokens_per_s": "num_video_prefilled_tokens / video_prefill time",
+    "prompt_eval_ms": "prefill of what this question added; the video's is video_prefill_ms",
+    "time_to_first_token_ms": "from asking to the first token; the video was loaded before",
     "token_generation_ms": "decode steps after the first token, the caller's own time left out",
     "aggregate_sampling_time_ms": "choosing tokens from logits",
-    "num_prompt_tokens": "positions of the whole prompt",
-    "num_prefilled_tokens": "of these, the ones not already in the KV cache",
+    "num_prompt_tokens": "positions of the whole prompt: prefix, visual tokens, earlier turns if kept, question",
+    "num_prefilled_tokens": "of these, the ones that this question had to add to the KV cache",
     "num_generated_tokens": "tokens generated, the stop token not counted",
     "prefill_tokens_per_s": "num_prefilled_tokens / prompt_eval time",
     "decode_tokens_per_s": "decode steps / their time (the first token comes from prefill)",

@@ -1,11 +1,11 @@
-"""Steps 3 to 6, frames → visual tokens: runs the encoder stages as frames arrive, picks key frames, concatenates.
+"""Steps 3 to 6, frames → visual tokens: runs the encoder stages as frames arrive, picks key frames.
 
 No arithmetic on features here: the graphs do it, and this only moves arrays, as a phone does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,44 +34,67 @@ class EncodedVideo:
         return (np.arange(chunks)[:, None] * chunk_frames + self.selected).reshape(-1)
 
 
-def encode_video(
-    engine: Engine, geometry: Geometry, frames: Iterable[np.ndarray], stats: Stats, check: Callable[[str], None]
-) -> EncodedVideo:
-    """frames: up to num_frames arrays uint8 [H, W, 3]. `check(stage)` is called between steps and may raise."""
+class VideoEncoder:
+    """Encodes one clip frame by frame.
 
-    def run(stage: str, *inputs: np.ndarray) -> list[np.ndarray]:
-        check(stage)
-        with stats.timed("model_load_ms"):
-            engine.load(stage)
-        with stats.timed(f"{stage}_ms"):
-            return engine.run(stage, inputs)
+    Attributes:
+        frames: the preprocessed frames so far.
+        blocks: visual tokens so far in the order of the prompt, float32 [n, hidden_size] each: a block per frame,
+            padding frames at the end, then one of the video encoder. They are also the chunks that are prefilled.
+    """
 
-    clip = ClipFrames(geometry.image_size, geometry.num_frames)
-    features, image_tokens = [], []
+    def __init__(self, engine: Engine, geometry: Geometry, stats: Stats, check: Callable[[str], None]) -> None:
+        """`check(stage)` is called before every step and may raise, after which the encoder is of no use."""
+        self._engine, self._geometry, self._stats, self._check = engine, geometry, stats, check
+        self.frames = ClipFrames(geometry.image_size, geometry.num_frames)
+        self.blocks: list[np.ndarray] = []
+        self._features: list[np.ndarray] = []
 
-    def encode_image(i: int) -> None:
-        features.append(run("image_encoder", clip.clip_pixels[i : i + 1], clip.mask[i : i + 1])[0])
-        image_tokens.append(run("image_projector", features[-1])[0])
+    def prepare(self, frame: np.ndarray) -> int:
+        """Preprocess the next frame, uint8 [H, W, 3]; its index. MvgptError if it is no such frame or one too many."""
+        with self._stats.timed("preprocess_ms"):
+            return self.frames.add(frame)
 
-    for frame in frames:
-        with stats.timed("preprocess_ms"):
-            i = clip.add(frame)
-        encode_image(i)
-    clip.check_not_empty()
-    if missing := geometry.num_frames - clip.count:
-        encode_image(clip.count)
-        # All padding frames are the same input: one run stands for all.
-        features += features[-1:] * (missing - 1)
-        image_tokens += image_tokens[-1:] * (missing - 1)
+    def encode(self, i: int) -> None:
+        """Run the image stages on frame `i`."""
+        (features,) = self._run("image_encoder", self.frames.clip_pixels[i : i + 1], self.frames.mask[i : i + 1])
+        (tokens,) = self._run("image_projector", features)
+        self._features.append(features)
+        self.blocks.append(tokens[0])
 
-    clip_features = np.concatenate(features)
-    scores, selected = [], []
-    for first in range(0, geometry.num_frames, geometry.chunk_frames):
-        chunk_scores, chunk_selected = run("frame_scorer", clip_features[first : first + geometry.chunk_frames])
-        scores.append(chunk_scores)
-        selected.append(chunk_selected)
-    key = (np.arange(geometry.num_chunks)[:, None] * geometry.chunk_frames + np.stack(selected)).reshape(-1)
-    (video_features,) = run("video_encoder", clip.video_pixels[key], clip.mask[key])
-    (video_tokens,) = run("video_projector", video_features)
-    visual_tokens = np.concatenate([t.reshape(-1, geometry.hidden_size) for t in (*image_tokens, video_tokens)])
-    return EncodedVideo(clip, clip_features, np.stack(scores), np.stack(selected), video_features, visual_tokens)
+    def finish(self) -> EncodedVideo:
+        """Encode the padding frames and what needs all frames. MvgptError if there was none."""
+        geometry = self._geometry
+        self.frames.check_not_empty()
+        if missing := geometry.num_frames - self.frames.count:
+            self.encode(self.frames.count)
+            # All padding frames are the same input: one run stands for all.
+            self._features += self._features[-1:] * (missing - 1)
+            self.blocks += self.blocks[-1:] * (missing - 1)
+
+        clip_features = np.concatenate(self._features)
+        scores, selected = [], []
+        for first in range(0, geometry.num_frames, geometry.chunk_frames):
+            chunk = clip_features[first : first + geometry.chunk_frames]
+            chunk_scores, chunk_selected = self._run("frame_scorer", chunk)
+            scores.append(chunk_scores)
+            selected.append(chunk_selected)
+        key = (np.arange(geometry.num_chunks)[:, None] * geometry.chunk_frames + np.stack(selected)).reshape(-1)
+        (video_features,) = self._run("video_encoder", self.frames.video_pixels[key], self.frames.mask[key])
+        (video_tokens,) = self._run("video_projector", video_features)
+        self.blocks.append(video_tokens.reshape(-1, geometry.hidden_size))
+        return EncodedVideo(
+            frames=self.frames,
+            clip_features=clip_features,
+            frame_scores=np.stack(scores),
+            selected=np.stack(selected),
+            video_features=video_features,
+            visual_tokens=np.concatenate(self.blocks),
+        )
+
+    def _run(self, stage: str, *inputs: np.ndarray) -> list[np.ndarray]:
+        self._check(stage)
+        with self._stats.timed("model_load_ms"):
+            self._engine.load(stage)
+        with self._stats.timed(f"{stage}_ms"):
+            return self._engine.run(stage, inputs)

@@ -35,7 +35,20 @@ class MvgptError(Exception):
 
 
 class Cancelled(MvgptError):
-    """The caller cancelled while the video was being loaded; nothing of the session's previous video is lost."""
+    """The caller cancelled while a video was being loaded: no video is loaded now."""
 
     def __init__(self, stage: str) -> None:
         super().__init__("cancelled by the caller", stage=stage)
+
+
+class ContextFull(MvgptError):
+    """A prompt of `positions` does not fit a KV cache of `max_context`."""
+
+    def __init__(self, positions: int, max_context: int) -> None:
+        super().__init__(
+            f"the prompt is {positions - max_context} tokens too long for the KV cache",
+            stage="text_decoder",
+            expected=f"at most {max_context} positions",
+            got=positions,
+            remedy="ask a shorter question, start the conversation over, or export with a larger max_context",
+        )

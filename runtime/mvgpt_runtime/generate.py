@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from .contract import Geometry
 from .engines import Engine
-from .errors import MvgptError
+from .errors import ContextFull, MvgptError
 from .sampler import Sampler
 from .stats import Stats
 
-Cancelled = Callable[[], bool]
+Check = Callable[[str], None]
+"""Called with a stage's name before each of its steps; raises `Cancelled` to stop there."""
 
 
 class Generator:
-    """The language model's two stages as one thing: embeds, prefills and decodes at positions the caller owns."""
+    """The language model's two stages as one thing: embeds, prefills and decodes.
+
+    Attributes:
+        cached: rows that the KV cache holds, from position 0; the next one goes there.
+    """
 
     def __init__(self, engine: Engine, geometry: Geometry) -> None:
         self._engine, self._geometry = engine, geometry
+        self.cached = 0
 
-    def embed(self, ids: list[int]) -> np.ndarray:
+    def embed(self, ids: Sequence[int]) -> np.ndarray:
         """Embeddings float32 [len(ids), hidden_size]."""
         if ids and not 0 <= min(ids) <= max(ids) < self._geometry.vocab_size:
             raise MvgptError(
@@ -37,42 +43,43 @@ class Generator:
             parts.append(self._engine.run("token_embedding", [part])[0][0])
         return np.concatenate(parts)
 
-    def prefill(
-        self, embeddings: np.ndarray, start_pos: int, cancelled: Cancelled = lambda: False
-    ) -> np.ndarray | None:
-        """Write rows [n ≥ 1, hidden_size] at start_pos; logits [vocab_size] of the last, or None if cancelled."""
-        self._check_room(start_pos, len(embeddings))
-        logits = None
-        for first in range(0, len(embeddings), self._geometry.prefill_chunk):
-            if cancelled():
-                return None
-            logits = self._step(embeddings[first : first + self._geometry.prefill_chunk], start_pos + first)
+    def prefill(self, rows: np.ndarray, check: Check) -> np.ndarray:
+        """Write rows float32 [n ≥ 1, hidden_size] after the cached ones; logits float32 [vocab_size] of the last.
+
+        Raises:
+            MvgptError: they do not fit the KV cache.
+            Cancelled: `check` raised it; the chunks before are in the KV cache.
+        """
+        self.check_room(self.cached + len(rows))
+        chunk = self._geometry.prefill_chunk
+        for first in range(0, len(rows), chunk):
+            check("text_decoder")
+            logits = self._append(rows[first : first + chunk])
         return logits
 
     def decode(
         self,
         logits: np.ndarray,
-        position: int,
         sampler: Sampler,
         stop_ids: frozenset[int],
         max_new_tokens: int,
         stats: Stats,
-        cancelled: Cancelled = lambda: False,
+        cancelled: Callable[[], bool],
     ) -> Iterator[int | str]:
         """Token ids as they are chosen, then one finish reason: "stop", "length" or "cancelled".
 
-        `logits` are those of the position before `position`. "length" is also the end of the KV cache.
+        `logits` are those of the last row in the KV cache. "length" is also the end of the KV cache. A token's row is
+        written when another token is wanted: the last one's may be missing at the end, a stop token's always is.
         """
         token: int | None = None
         for _ in range(max_new_tokens):
             if cancelled():
                 yield "cancelled"
                 return
-            if token is not None:  # the row of the last token is only computed if another token is wanted
-                if position == self._geometry.max_context:
+            if token is not None:
+                if self.cached == self._geometry.max_context:
                     break
-                logits = self._step(self.embed([token]), position)
-                position += 1
+                logits = self._append(self.embed([token]))
             with stats.timed("aggregate_sampling_time_ms"):
                 token = sampler(logits)
             if token in stop_ids:
@@ -81,16 +88,17 @@ class Generator:
             yield token
         yield "length"
 
-    def _step(self, rows: np.ndarray, start_pos: int) -> np.ndarray:
-        logits: np.ndarray = self._engine.run("text_decoder", [rows[None], np.array([start_pos], np.int64)])[0][0]
-        return logits
+    def rewind(self, position: int) -> None:
+        """Give up the rows from `position` on."""
+        self.cached = min(self.cached, position)
 
-    def _check_room(self, start_pos: int, rows: int) -> None:
-        if (needed := start_pos + rows) > self._geometry.max_context:
-            raise MvgptError(
-                f"the prompt is {needed - self._geometry.max_context} tokens too long for the KV cache",
-                stage="text_decoder",
-                expected=f"at most {self._geometry.max_context} positions",
-                got=needed,
-                remedy="ask a shorter question, or export with a larger max_context",
-            )
+    def check_room(self, positions: int) -> None:
+        """ContextFull if a prompt of so many positions does not fit the KV cache."""
+        if positions > self._geometry.max_context:
+            raise ContextFull(positions, self._geometry.max_context)
+
+    def _append(self, rows: np.ndarray) -> np.ndarray:
+        inputs = [rows[None], np.array([self.cached], np.int64)]
+        logits: np.ndarray = self._engine.run("text_decoder", inputs)[0][0]
+        self.cached += len(rows)
+        return logits

@@ -57,11 +57,14 @@ class StageInfo(_Part):
 class Prompt(_Part):
     prefix: str
     suffix: str  # with one {question}
+    next_turn: str = contract.PROMPT_NEXT_TURN  # with one {question}
 
 
 class Sampling(_Part):
     temperature: Annotated[float, Field(ge=0)] = 0.0  # 0: greedy
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: NonNegativeInt = 0  # 0: no limit
+    repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0  # 1: none
     max_new_tokens: PositiveInt = 128
 
 
@@ -175,8 +178,9 @@ def _check_consistency(manifest: Manifest) -> None:
         )
     if manifest.tokenizer and not manifest.stop_ids:
         raise ValueError("stop_ids is empty: no answer would end")
-    if "{question}" not in manifest.prompt.suffix:
-        raise ValueError("prompt.suffix has no {question}")
+    for name in ("suffix", "next_turn"):
+        if "{question}" not in getattr(manifest.prompt, name):
+            raise ValueError(f"prompt.{name} has no {{question}}")
     sizes = manifest.sizes  # TypeError for an unknown or missing size
     if sizes.num_frames % sizes.chunk_frames or sizes.visual_tokens >= sizes.max_context or sizes.prefill_chunk < 1:
         raise ValueError(f"geometry: impossible sizes {manifest.geometry}")

@@ -36,24 +36,37 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 class Prompt:
-    """The manifest's template, tokenised. Each piece around the visual tokens is tokenised on its own."""
+    """The manifest's template, tokenised. Each piece around the visual tokens, and each turn, is tokenised on its own.
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._suffix = tokenizer, bundle.manifest.prompt.suffix
-        self.prefix_ids = self._encode(bundle.manifest.prompt.prefix)
+    Attributes:
+        prefix_ids: ids of everything before the visual tokens.
+        stop_ids: ids that end an answer.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        manifest = bundle.manifest
+        self.tokenizer, self._template = load_tokenizer(bundle), manifest.prompt
+        self.prefix_ids, self.stop_ids = self._encode(manifest.prompt.prefix), frozenset(manifest.stop_ids)
 
     def suffix_ids(self, question: str) -> list[int]:
         """Ids of everything after the visual tokens."""
+        return self._question_ids(self._template.suffix, question)
+
+    def next_turn_ids(self, question: str) -> list[int]:
+        """Ids of everything after an answer, whose end (the stop token) the template brings."""
+        return self._question_ids(self._template.next_turn, question)
+
+    def _question_ids(self, template: str, question: str) -> list[int]:
         if not question.strip():
             raise MvgptError("the question is empty", stage="prompt")
-        return self._encode(self._suffix.replace("{question}", question))
+        return self._encode(template.replace("{question}", question))
 
     def _encode(self, text: str) -> list[int]:
         try:
             text.encode("utf-8")  # a lone surrogate would be a panic inside the tokenizer
         except UnicodeEncodeError as e:
             raise MvgptError("the text is not valid Unicode", stage="prompt", got=e) from None
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
 

@@ -5,42 +5,46 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from . import contract, preprocess, video
-from .encode import EncodedVideo, encode_video
+from .answer import Answer
+from .conversation import Conversation, Snapshot
+from .encode import EncodedVideo
 from .engines import Engine, open_engine
 from .errors import Cancelled, MvgptError
 from .generate import Generator
+from .ingest import Ingest
 from .manifest import Bundle
-from .prompt import Prompt, TextStream, load_tokenizer
-from .sampler import Sampler, SamplingOptions
-from .stats import Stats, peak_rss_bytes
+from .prompt import Prompt
+from .sampler import SamplingOptions
+from .stats import Stats
 
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Token:
-    """One generated token; `text` is what it completes (may be empty), and `str(token)` is that text."""
-
-    id: int
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
+def _silent(stage: str) -> None:
+    pass
 
 
 class Session:
     """One bundle, one video at a time, any number of questions. Not thread-safe, except for `cancel`.
 
+    A video is paid for once: loading it leaves prefix and visual tokens in the KV cache, and a question adds only
+    itself. It is loaded whole (`load_video`, `load_frames`) or as its frames arrive (`begin`, `add_frame`, `finish`);
+    both are the same steps. These overwrite the KV cache: from their beginning the previous video is gone, and if they
+    fail or are cancelled, no video is loaded.
+
     Args:
         bundle: folder made by `mvgpt export`, or an opened `Bundle`.
-        low_memory: unload the encoders before the language model runs, and it before them.
+        low_memory: unload the encoders before the language model runs, and it before them. All of a video is then
+            prefilled at its end, frames that arrive live too.
         threads: size of the process-wide thread pool (None: the backend's choice).
+
+    Attributes:
+        clip: where `load_video` sampled the loaded video's frames.
 
     Raises:
         MvgptError: a bundle that is damaged, of another version, or unfit for this runtime.
@@ -51,19 +55,22 @@ class Session:
         self.geometry = self.bundle.geometry
         self.engine: Engine = open_engine(self.bundle, threads)
         self.low_memory = low_memory
+        self.clip: video.Clip | None = None
         self._generator = Generator(self.engine, self.geometry)
-        self._tokenizer = load_tokenizer(self.bundle) if self.bundle.manifest.tokenizer else None
+        self._prompt = Prompt(self.bundle) if self.bundle.manifest.tokenizer else None
         self._cancel = threading.Event()
-        self._video: EncodedVideo | None = None
-        self.clip: video.Clip | None = None  # where the loaded video's frames were sampled
-        self._video_stats = Stats()
-        self._kept = 0  # positions of prefix and visual tokens that the KV cache holds
-        self._turn = 0  # counts whatever takes over the KV cache: an older answer must not go on
+        self._ingest: Ingest | None = None  # of a video that was begun
+        self._conversation: Conversation | None = None  # about the loaded video
 
     @property
     def video(self) -> EncodedVideo | None:
         """The loaded video after all encoders."""
-        return self._video
+        return self._conversation.video if self._conversation else None
+
+    @property
+    def video_stats(self) -> dict[str, float]:
+        """Metrics of loading the video, by the contract's names; they are also in every answer's."""
+        return self._loaded().stats.as_dict()
 
     def load_video(
         self,
@@ -71,17 +78,17 @@ class Session:
         start_s: float | None = None,
         end_s: float | None = None,
         *,
-        progress: Progress = lambda stage: None,
+        progress: Progress = _silent,
     ) -> EncodedVideo:
-        """Decode and encode a clip (or its part from start_s to end_s, seconds); questions are then about it.
+        """Load a clip (or its part from start_s to end_s, seconds); questions are then about it.
 
         `progress(stage)` is called before each step. Which frames were sampled is in `clip`.
 
         Raises:
-            MvgptError: a file that cannot be read as video; the previous video stays loaded.
-            Cancelled: `cancel` was called meanwhile.
+            MvgptError: a file that cannot be opened as video (the previous one stays loaded) or decoded (none does).
+            Cancelled: `cancel` was called meanwhile; no video is loaded.
         """
-        stats = Stats()
+        started, stats = time.perf_counter(), Stats()
         with stats.timed("video_decode_ms"):
             clip = video.open_clip(path, start_s, end_s, self.geometry.num_frames)
 
@@ -94,50 +101,112 @@ class Session:
                     return
                 yield frame
 
-        encoded = self._load(frames(), stats, progress)
+        self._begin(self._required_prompt().prefix_ids, stats, progress, started)
+        encoded = self._load(frames())
         self.clip = clip
         return encoded
 
-    def load_frames(self, frames: Iterable[np.ndarray], *, progress: Progress = lambda stage: None) -> EncodedVideo:
+    def load_frames(self, frames: Iterable[np.ndarray], *, progress: Progress = _silent) -> EncodedVideo:
         """The same for 1 to num_frames decoded frames, uint8 [H, W, 3] RGB each."""
-        encoded = self._load(frames, Stats(), progress)
-        self.clip = None
-        return encoded
+        self.begin(progress=progress)
+        return self._load(frames)
+
+    def begin(self, *, progress: Progress = _silent) -> None:
+        """Begin a video whose frames arrive one by one; one that was begun before is dropped.
+
+        Raises:
+            MvgptError: the bundle has no tokenizer.
+            Cancelled: see `load_video`.
+        """
+        self._begin(self._required_prompt().prefix_ids, Stats(), progress, time.perf_counter())
+
+    def add_frame(self, rgb: np.ndarray, timestamp_s: float) -> bool:
+        """Take the next frame of a stream, if a second has passed since the last one taken: encode and prefill it.
+
+        Args:
+            rgb: uint8 [H, W, 3]; not used after the call.
+            timestamp_s: seconds from any origin; `FrameClock` decides by it.
+
+        Returns:
+            Whether the frame was taken.
+
+        Raises:
+            MvgptError: nothing was begun; no such frame or timestamp; more than num_frames frames are to be taken.
+                After the last three, the video can go on without this frame.
+            Cancelled: `cancel` was called since `begin`; no video is begun any more.
+        """
+        ingest = self._begun()
+        if not ingest.takes(timestamp_s):
+            return False
+        index = ingest.prepare(rgb)
+        self._ingest = None  # if the next step ends half-way
+        ingest.encode(index)
+        self._ingest = ingest
+        return True
+
+    def finish(self) -> EncodedVideo:
+        """Load what was begun: select frames, encode the video, prefill the rest. Questions are then about it.
+
+        Raises:
+            MvgptError: nothing was begun, or no frame was added.
+            Cancelled: see `load_video`.
+        """
+        return self._load(())
 
     def ask(
         self,
         question: str,
         *,
+        keep_history: bool = False,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
         seed: int = 0,
     ) -> Answer:
         """Answer a question about the loaded video: iterate over the result for tokens as they are generated.
 
-        What is not given is the manifest's default. Questions are independent; the video's part of the KV cache is kept
-        between them.
+        What is not given is the manifest's default; `SamplingOptions` explains the options.
+
+        Args:
+            keep_history: go on after the questions and answers before, as far as they came. Otherwise the conversation
+                starts over, and only the video is kept.
 
         Raises:
-            MvgptError: no video or tokenizer, bad options, or a question that does not fit the KV cache.
+            MvgptError: no video is loaded, or bad options.
+            ContextFull: the prompt does not fit the KV cache; it says by how much.
         """
-        if self._video is None:
-            raise MvgptError("no video is loaded", stage="session", remedy="call load_video first")
-        defaults = self.bundle.manifest.sampling
+        conversation, defaults = self._loaded(), self.bundle.manifest.sampling
         options = SamplingOptions(
-            defaults.temperature if temperature is None else temperature,
-            defaults.top_p if top_p is None else top_p,
-            seed,
+            temperature=defaults.temperature if temperature is None else temperature,
+            top_p=defaults.top_p if top_p is None else top_p,
+            top_k=defaults.top_k if top_k is None else top_k,
+            repetition_penalty=defaults.repetition_penalty if repetition_penalty is None else repetition_penalty,
+            seed=seed,
         )
         limit = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
             raise MvgptError("bad max_new_tokens", stage="session", expected="≥ 1", got=limit)
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.bundle)  # raises: the bundle has none
-        return Answer(self, self._video, question, limit, options)
+        return Answer(
+            conversation, self._cancel, question, keep_history=keep_history, max_new_tokens=limit, options=options
+        )
+
+    def snapshot(self) -> Snapshot:
+        """Where the conversation stands: just a position in the KV cache, nothing is copied."""
+        return self._loaded().snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take the conversation back to a snapshot; `ask(…, keep_history=True)` goes on from there.
+
+        Raises:
+            MvgptError: the KV cache no longer holds it: another video was loaded, or the conversation went back further
+                and took another way.
+        """
+        self._loaded().restore(snapshot)
 
     def cancel(self) -> None:
-        """Stop the running `load_video` or answer before its next step (a frame, a prefill chunk, a token)."""
+        """Stop loading or answering before its next step (a frame, a prefill chunk, a token). From any thread."""
         self._cancel.set()
 
     def trace(self, frames: np.ndarray, prefix_ids: Sequence[int], suffix_ids: Sequence[int]) -> dict[str, np.ndarray]:
@@ -145,12 +214,9 @@ class Session:
 
         Runs the stages as `load_video` and `ask` do. Afterwards no video is loaded.
         """
-        self._video, self.clip, self._kept = None, None, 0
-        self._turn += 1
-        out = encode_video(self.engine, self.geometry, frames, Stats(), lambda stage: None)
-        prompt = [self._generator.embed(list(prefix_ids)), out.visual_tokens, self._generator.embed(list(suffix_ids))]
-        logits = self._generator.prefill(np.concatenate(prompt), 0)
-        assert logits is not None  # nothing cancels it
+        self._begin(prefix_ids, Stats(), _silent, time.perf_counter())
+        out, _ = self._run_ingest(frames)
+        logits = self._generator.prefill(self._generator.embed(suffix_ids), lambda stage: None)
         pixels = {
             "video_pixels": (out.frames.video_pixels, contract.IMAGENET_MEAN, contract.IMAGENET_STD),
             "clip_pixels": (out.frames.clip_pixels, contract.CLIP_MEAN, contract.CLIP_STD),
@@ -161,130 +227,51 @@ class Session:
         arrays["logits"] = logits
         return {name: arrays[name] if name in arrays else getattr(out, name) for name in contract.TRACE_KEYS}
 
-    def _load(self, frames: Iterable[np.ndarray], stats: Stats, progress: Progress) -> EncodedVideo:
+    def _begin(self, prefix_ids: Sequence[int], stats: Stats, progress: Progress, started: float) -> None:
         def check(stage: str) -> None:
             progress(stage)
             if self._cancel.is_set():
                 raise Cancelled(stage)
 
         self._cancel.clear()
-        self._turn += 1
-        if self.low_memory:
-            for stage in contract.LANGUAGE_STAGES:
-                self.engine.unload(stage)
-            self._kept = 0
-        encoded = encode_video(self.engine, self.geometry, frames, stats, check)
-        if self.low_memory:
-            for stage in contract.ENCODER_STAGES:
-                self.engine.unload(stage)
-        self._video, self._video_stats, self._kept = encoded, stats, 0
+        if self._conversation is not None:
+            self._conversation.close()
+        self._conversation = self._ingest = self.clip = None
+        self._ingest = Ingest(
+            self.engine,
+            self.geometry,
+            self._generator,
+            prefix_ids,
+            low_memory=self.low_memory,
+            stats=stats,
+            check=check,
+            started=started,
+        )
+
+    def _load(self, frames: Iterable[np.ndarray]) -> EncodedVideo:
+        encoded, stats = self._run_ingest(frames)
+        self._conversation = Conversation(encoded, stats, self._required_prompt(), self._generator)
         return encoded
 
+    def _run_ingest(self, frames: Iterable[np.ndarray]) -> tuple[EncodedVideo, Stats]:
+        """Finish what was begun with these frames."""
+        ingest = self._begun()
+        self._ingest = None  # if the next steps end half-way
+        for frame in frames:
+            ingest.encode(ingest.prepare(frame))
+        return ingest.finish(), ingest.stats
 
-class Answer:
-    """An answer in the making: iterate for `Token`s; then `text`, `token_ids`, `finish_reason` and `stats` are whole.
+    def _begun(self) -> Ingest:
+        if self._ingest is None:
+            raise MvgptError("no video was begun", stage="session", remedy="call begin first")
+        return self._ingest
 
-    finish_reason: "stop" (the model ended it), "length" (max_new_tokens, or the KV cache is full), "cancelled".
-    """
-
-    def __init__(
-        self, session: Session, encoded: EncodedVideo, question: str, max_new_tokens: int, options: SamplingOptions
-    ) -> None:
-        assert session._tokenizer is not None
-        self._session, self._encoded, self._limit, self._options = session, encoded, max_new_tokens, options
-        prompt = Prompt(session.bundle, session._tokenizer)
-        self.prefix_ids, self.suffix_ids = prompt.prefix_ids, prompt.suffix_ids(question)
-        self._stream = TextStream(session._tokenizer)
-        self.token_ids: list[int] = []
-        self.finish_reason: str | None = None
-        self._stats, self._video_stats, self._decode_steps = Stats(), session._video_stats, 0
-        self._tokens = self._run()
-        needed = len(self.prefix_ids) + session.geometry.visual_tokens + len(self.suffix_ids)
-        session._generator._check_room(0, needed)
-        self._stats.add("num_prompt_tokens", needed)
-
-    @property
-    def text(self) -> str:
-        """The answer so far."""
-        return self._stream.text
-
-    @property
-    def stats(self) -> dict[str, float]:
-        """Metrics of this answer and of its video, by the contract's names."""
-        return (self._video_stats + self._stats).as_dict()
-
-    def __iter__(self) -> Iterator[Token]:
-        return self._tokens
-
-    def _run(self) -> Iterator[Token]:
-        session, stats = self._session, self._stats
-        if session._video is not self._encoded:
+    def _loaded(self) -> Conversation:
+        if self._conversation is None:
             raise MvgptError(
-                "another video was loaded since this question was asked", stage="session", remedy="ask again"
+                "no video is loaded", stage="session", remedy="call load_video, or begin, add_frame and finish"
             )
-        session._cancel.clear()
-        session._turn += 1
-        self._turn = session._turn
-        start = time.perf_counter()
-        try:
-            with stats.timed("model_load_ms"):
-                for stage in contract.LANGUAGE_STAGES:
-                    session.engine.load(stage)
-            with stats.timed("prompt_eval_ms"):
-                logits = self._prefill()
-            if logits is None:
-                self.finish_reason = "cancelled"
-                return
-            yield from self._decode(logits, start)
-        finally:
-            self.finish_reason = self.finish_reason or "cancelled"  # the caller left the loop
-            self._finish_stats()
+        return self._conversation
 
-    def _prefill(self) -> np.ndarray | None:
-        """Everything before the first token; the prefix and the video only if the KV cache does not hold them."""
-        session, generator = self._session, self._session._generator
-        cancelled = session._cancel.is_set
-        suffix = generator.embed(self.suffix_ids)
-        rows = len(suffix)
-        if session._kept == 0:
-            kept = np.concatenate([generator.embed(self.prefix_ids), self._encoded.visual_tokens])
-            if generator.prefill(kept, 0, cancelled) is None:
-                return None
-            session._kept = len(kept)
-            rows += len(kept)
-        self._stats.add("num_prefilled_tokens", rows)
-        return generator.prefill(suffix, session._kept, cancelled)
-
-    def _decode(self, logits: np.ndarray, start: float) -> Iterator[Token]:
-        session, stats = self._session, self._stats
-        stop_ids = frozenset(session.bundle.manifest.stop_ids)
-        position = session._kept + len(self.suffix_ids)
-        steps = session._generator.decode(
-            logits, position, Sampler(self._options), stop_ids, self._limit, stats, session._cancel.is_set
-        )
-        while self.finish_reason is None:
-            if session._turn != self._turn:
-                raise MvgptError("the session went on to something else", stage="session", remedy="ask again")
-            before = time.perf_counter()
-            step = next(steps)
-            now = time.perf_counter()  # only the step is timed, not what the caller does with its token
-            if "time_to_first_token_ms" not in stats.values:
-                stats.add("time_to_first_token_ms", (now - start) * 1e3)
-            elif step not in ("length", "cancelled"):
-                stats.add("token_generation_ms", (now - before) * 1e3)
-                self._decode_steps += 1
-            if isinstance(step, str):
-                self.finish_reason = step
-                if rest := self._stream.finish():
-                    yield Token(self.token_ids[-1], rest)
-            else:
-                self.token_ids.append(step)
-                yield Token(step, self._stream.push(step))
-
-    def _finish_stats(self) -> None:
-        stats = self._stats
-        values = stats.values
-        stats.add("num_generated_tokens", len(self.token_ids))
-        stats.rate("prefill_tokens_per_s", values.get("num_prefilled_tokens", 0), values.get("prompt_eval_ms", 0))
-        stats.rate("decode_tokens_per_s", self._decode_steps, values.get("token_generation_ms", 0))
-        stats.add("peak_rss_bytes", peak_rss_bytes())
+    def _required_prompt(self) -> Prompt:
+        return self._prompt or Prompt(self.bundle)  # which raises: the bundle has no tokenizer

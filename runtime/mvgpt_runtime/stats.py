@@ -48,6 +48,33 @@ class Stats:
         return {name: self.values[name] for name in contract.METRICS if name in self.values}
 
 
+def summary(values: dict[str, float]) -> str:
+    """One line: where the time went, and how fast. Of what was measured; a video without an answer too."""
+    parts = [
+        f"{name.removesuffix('_ms')} {values[name]:.0f} ms"
+        for name in ("model_load_ms", "video_decode_ms", "preprocess_ms", *(f"{s}_ms" for s in contract.ENCODER_STAGES))
+        if name in values
+    ]
+    for what, count, ms, rate in (
+        ("video prefill", "num_video_prefilled_tokens", "video_prefill_ms", "video_prefill_tokens_per_s"),
+        ("question prefill", "num_prefilled_tokens", "prompt_eval_ms", "prefill_tokens_per_s"),
+    ):
+        if rate in values:
+            parts.append(f"{what} {values[count]:.0f} tokens {values[ms]:.0f} ms, {values[rate]:.1f} tokens/s")
+    for what, name in (
+        ("video ready", "video_ready_ms"),
+        ("after its last frame", "last_frame_to_ready_ms"),
+        ("first token", "time_to_first_token_ms"),
+    ):
+        if name in values:
+            parts.append(f"{what} {values[name]:.0f} ms")
+    if "decode_tokens_per_s" in values:
+        parts.append(f"decode {values['decode_tokens_per_s']:.1f} tokens/s")
+    if "peak_rss_bytes" in values:
+        parts.append(f"peak {values['peak_rss_bytes'] / 1e6:.0f} MB")
+    return " · ".join(parts)
+
+
 def peak_rss_bytes() -> int:
     """Highest resident set size of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
