@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from mvgpt_runtime.contract import LANGUAGE_STAGES
+from mvgpt_runtime.errors import MvgptError
 from torch import nn
 
 
@@ -53,7 +54,7 @@ _VIDEO = (
 )
 # Dynamic 8-bit activations × 8-bit weights lose nothing that a frame's features show, at a quarter of the bytes and
 # faster than float32.
-_IMAGE = (Rule("image_encoder", r"layers\..*", "8da8w"),)
+_IMAGE = (Rule("image_encoder", r"encoder\.layers\..*", "8da8w"),)
 
 RECIPES = {
     # The reference: nothing quantized, every other recipe is measured against it.
@@ -74,9 +75,9 @@ RECIPES = {
 # Largest difference to the eager stage over the output's largest value, where nothing is quantized. Kernels sum in
 # another order than torch does; over the deepest stage that stays a decade below this.
 CLOSE = 1e-4
-# Least signal-to-noise ratio of a quantized stage in dB, by the fewest bits of its weights. The deepest stage in 8 bits,
-# 32 layers of random weights, has 26; a lost or swapped direction gives 6 or less, the other encoder's normalisation 18
-# (tests/test_video_encoder_forms.py).
+# Least signal-to-noise ratio of a quantized stage in dB, by the fewest bits of its weights. In 8 bits the deepest
+# stage, 32 layers of random weights, has 26; a lost or swapped direction gives 6 or less, the other encoder's
+# normalisation 18 (tests/test_video_encoder_forms.py).
 SQNR_FLOOR_DB = {8: 20.0, 4: 8.0}
 
 
@@ -91,6 +92,8 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
             for name, layer in module.named_modules()
             if isinstance(layer, nn.Linear) and re.fullmatch(rule.layers, name) and type(layer.weight) is nn.Parameter
         ]
+        if not layers:
+            raise MvgptError("a rule of the recipe matches no layer", stage=stage, got=rule.layers)
         quantize_(module, _scheme(rule.scheme), lambda _, name, layers=layers: name in layers)
         count += len(layers)
     return count
