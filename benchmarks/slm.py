@@ -43,7 +43,7 @@ def export_job(form: str, path: Path) -> None:
     # The vision side is not part of this: tiny's stands in for it.
     config = dataclasses.replace(NAMED_CONFIGS["tiny"], text=NAMED_CONFIGS["0.5b"].text)
     torch.manual_seed(0)
-    source = Source("random", random_model(config), None, "none")
+    source = Source("random", "none", random_model(config), None)
     geometry = config.geometry(MAX_CONTEXT)
     kernels, recipe = FORMS[form]
     start = time.perf_counter()

@@ -55,10 +55,12 @@ class ExecuTorchEngine:
         self.load(stage)
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
         try:
-            outputs = self._methods[stage][1](tensors)  # cloned out of the method's memory
+            outputs = self._methods[stage][1](tensors, clone_outputs=False)
         except RuntimeError as e:
             raise MvgptError("ExecuTorch could not run the stage", stage=stage, got=e) from None
-        return [tensor.numpy() for tensor in outputs]
+        # Out of the method's memory by numpy: torch's copy of a logits vector wakes its own threads, which then spin
+        # for milliseconds on the cores that the next step needs.
+        return [tensor.numpy().copy() for tensor in outputs]
 
     def _load(self, stage: str) -> tuple[Any, Any]:
         info = self._bundle.manifest.stages[stage]
