@@ -92,6 +92,15 @@ def greedy(generator: Generator, prompt: list[int], count: int, stop_ids: Iterab
     return [step for step in steps if isinstance(step, int)]
 
 
+def reference_greedy(model: Qwen2ForCausalLM, prompt: list[int], count: int) -> list[int]:
+    """transformers' own next `count` tokens, past the end of its answer too."""
+    ids = torch.tensor([prompt])
+    options = {"max_new_tokens": count, "do_sample": False, "pad_token_id": 0}
+    answer: list[int] = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()
+    assert len(answer) == count, "the configuration names a stop token"
+    return answer
+
+
 def reference_logits(model: Qwen2ForCausalLM, ids: list[int], first: int = 0) -> np.ndarray:
     """transformers' logits [len(ids) - first, vocab] after each position from `first` on, all in one pass.
 
