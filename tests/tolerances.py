@@ -9,3 +9,10 @@ GOLDEN = 1e-5
 
 # fp32 bundle against the eager model on equal pixels: kernels sum in another order than torch does.
 FP32_BUNDLE = 1e-4
+
+# Quantized language model with trained weights (test_trained_model.py): the least share of its greedy answer that
+# float32 would have chosen too, given the words before, by recipe.
+ANSWER_AGREEMENT = {"int8": 0.9, "mobile": 0.75}
+# Most that such an answer may surprise float32, in nats per token. Fluent ones are far below 1, prose by a person has
+# 3.3 (benchmarks/slm_quality.py), tokens drawn at random more than 10.
+ANSWER_NATS = 1.5
