@@ -47,7 +47,12 @@ def export_job(form: str, path: Path) -> None:
     geometry = config.geometry(MAX_CONTEXT)
     kernels, recipe = FORMS[form]
     start = time.perf_counter()
-    export_unit(source, list(LANGUAGE_STAGES), geometry, "xnnpack", recipe, kernels, path)
+
+    def report(what: str) -> None:
+        now = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        print(f"{time.perf_counter() - start:6.1f} s {now / 1e9:5.2f} GB  {what}", file=sys.stderr)
+
+    export_unit(source, list(LANGUAGE_STAGES), geometry, "xnnpack", recipe, kernels, path, report)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"export_s": seconds, "export_peak_bytes": peak}))
@@ -116,9 +121,9 @@ def table_bytes(form: str, config: Qwen2Config) -> int:
     """What of the file no decode step reads, because only token_embedding does."""
     kernels, recipe = FORMS[form]
     size = config.vocab_size * config.hidden_size
-    if recipe.vocabulary_group is None:
-        return 4 * size
-    return 0 if kernels == "fused" else size // 2 + 2 * size // recipe.vocabulary_group
+    if recipe.embedding_bits == 4:
+        return 0 if kernels == "fused" else size // 2 + 2 * size // recipe.embedding_group
+    return size * recipe.embedding_bits // 8
 
 
 def main() -> int:

@@ -2,10 +2,10 @@
 
     python benchmarks/slm_quality.py [--forms fp32 …] [--windows 8] [--output build/benchmarks/slm_quality.json]
 
-By default the forms are fp32 and all recipes that quantize the language model; those of EXPERIMENTS are run when they
-are named. The model is SmolLM2-135M-Instruct (tests/smollm2.py), the text benchmarks/data/prose.txt, the reference
-transformers' Qwen2 in float32. All logits of a form come out of its .pte, one decode step per token. Prints a table and
-writes the same as JSON. Exporting and running a form take minutes; only that depends on the machine's load.
+The forms are those of slm_recipes.py; by default, those that are recipes. The model is SmolLM2-135M-Instruct
+(tests/smollm2.py), the text benchmarks/data/prose.txt, the reference transformers' Qwen2 in float32. All logits of a
+form come out of its .pte, one decode step per token. Prints a table and writes the same as JSON. Exporting and
+running a form take minutes; only that depends on the machine's load.
 
     ppl        perplexity: each window of 512 tokens by itself, all its tokens but the first
     KL         mean Kullback-Leibler divergence from the reference at the same positions, in nats
@@ -28,30 +28,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mvgpt_export.quant import RECIPES, Recipe, Rule
+from mvgpt_export.quant import RECIPES
 from mvgpt_export.sources import open_source
-from mvgpt_export.stages import default_kernels
 from mvgpt_runtime.generate import Generator
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
 import slm  # noqa: E402
 import smollm2  # noqa: E402
+from slm_recipes import FORMS  # noqa: E402
 
-LINEAR = r"network\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
-DOWN = r"network\.layers\.\d+\.mlp\.down_proj"
-# Besides the recipes of mvgpt_export/quant.py: what they are chosen from. (kernels, recipe)
-EXPERIMENTS: dict[str, tuple[str, Recipe]] = {
-    "8da8w": (default_kernels(), Recipe((Rule("text_decoder", LINEAR, "8da8w"),))),
-    "8da4w": (default_kernels(), Recipe((Rule("text_decoder", LINEAR, "8da4w"),))),
-    "8da4w, down 8da8w": (
-        default_kernels(),
-        Recipe((Rule("text_decoder", DOWN, "8da8w"), Rule("text_decoder", LINEAR, "8da4w"))),
-    ),
-}
-FORMS: dict[str, tuple[str, Recipe]] = {name: (default_kernels(), recipe) for name, recipe in RECIPES.items()}
-FORMS |= EXPERIMENTS
-DEFAULT = [name for name, recipe in RECIPES.items() if name == "fp32" or recipe.rules_for("text_decoder")]
+DEFAULT = [name for name in FORMS if name in RECIPES]
 
 WINDOW = 512
 ANSWER = 64

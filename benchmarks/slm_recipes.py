@@ -8,10 +8,16 @@ LAYERS = r"layers\..*"
 HEAD = "lm_head"
 
 
-def uniform(scheme: str, head: str, vocabulary_group: int | None) -> Recipe:
-    """Every linear layer by one scheme; the head by a linear layer's scheme or on the shared 4-bit table."""
-    rules = (Rule("text_decoder", LAYERS, scheme), Rule("text_decoder", HEAD, head))
-    return Recipe(rules, vocabulary_group, half_kv_cache=True)
+def uniform(scheme: str, group: int) -> Recipe:
+    """Every linear layer by one scheme, embedding and head on one 4-bit table with groups of this size."""
+    rules = (Rule("text_decoder", LAYERS, scheme), Rule("text_decoder", HEAD, f"8da4w-{group}"))
+    return Recipe(rules, 4, group, half_kv_cache=True)
+
+
+def mixed(*more: Rule) -> Recipe:
+    """`mobile` with these rules first, embedding and head in 8 bits."""
+    rules = (*more, Rule("text_decoder", HEAD, "8da8w"), Rule("text_decoder", LAYERS, "8da4w-32"))
+    return Recipe(rules, 8, half_kv_cache=True)
 
 
 FORMS: dict[str, tuple[str, Recipe]] = {
@@ -20,8 +26,9 @@ FORMS: dict[str, tuple[str, Recipe]] = {
     "mobile": ("fused", RECIPES["mobile"]),
     "mobile, stock": ("stock", RECIPES["mobile"]),
     # what was tried besides
-    "4-bit, groups of 32": ("fused", uniform("8da4w-32", "8da4w-32", 32)),
-    "4-bit, groups of 64": ("fused", uniform("8da4w-64", "8da4w-64", 64)),
-    "4-bit, groups of 128": ("fused", uniform("8da4w-128", "8da4w-128", 128)),
-    "4-bit, per channel": ("fused", uniform("8da4w", "8da4w-32", 32)),
+    "4-bit, groups of 64": ("fused", uniform("8da4w-64", 64)),
+    "4-bit, groups of 128": ("fused", uniform("8da4w-128", 128)),
+    "4-bit, per channel": ("fused", uniform("8da4w", 32)),
+    "mobile, 8-bit vocabulary": ("fused", mixed()),
+    "mobile, 8-bit vocabulary and down": ("fused", mixed(Rule("text_decoder", r".*down_proj", "8da8w"))),
 }

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mvgpt_runtime.contract import LANGUAGE_STAGES
 from mvgpt_runtime.errors import MvgptError
 from torch import nn
+
+from .rounding import round_groups
+
+if TYPE_CHECKING:
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,10 @@ class Recipe:
     """`rules` are for linear layers; the language model has two more things to store."""
 
     rules: tuple[Rule, ...] = ()
-    # Token embedding and head as 4-bit tables with a float16 scale for so many columns; None: float32, and the head by
-    # `rules`. Kernels without such a head take it as a linear layer, so a recipe has a rule for that one too.
-    vocabulary_group: int | None = None
+    # The token embedding's bits. In 4, the head is the same table where the kernels have such a head; otherwise it is a
+    # linear layer like the others, for which every recipe has a rule.
+    embedding_bits: int = 32
+    embedding_group: int = 32  # weights to a scale, in 4 bits; in 8 bits a row has one
     half_kv_cache: bool = False  # keys and values in float16, where the kernels can; else in float32
 
     def rules_for(self, stage: str) -> tuple[Rule, ...]:
@@ -37,12 +44,12 @@ class Recipe:
 
     def quantizes(self, stage: str) -> bool:
         """Whether anything of the stage is stored in fewer than 32 bits."""
-        language = stage in LANGUAGE_STAGES and (self.vocabulary_group is not None or self.half_kv_cache)
+        language = stage in LANGUAGE_STAGES and (self.embedding_bits < 32 or self.half_kv_cache)
         return language or bool(self.rules_for(stage))
 
     def floor_db(self, stage: str) -> float:
         """Least signal-to-noise ratio of the stage's output against the eager model's."""
-        four = stage in LANGUAGE_STAGES and self.vocabulary_group is not None
+        four = stage in LANGUAGE_STAGES and self.embedding_bits == 4
         return SQNR_FLOOR_DB[4 if four or any("4w" in rule.scheme for rule in self.rules_for(stage)) else 8]
 
 
@@ -62,12 +69,13 @@ RECIPES = {
     # Dynamic 8-bit activations × 8-bit weights, one scale per output channel, wherever weights are many.
     "int8": Recipe(
         (*_IMAGE, *_VIDEO, Rule("text_decoder", ".*", "8da8w")),
+        embedding_bits=8,
         half_kv_cache=True,
     ),
     # For phones: decoding reads every weight of the language model per token, so these are 4-bit.
     "mobile": Recipe(
         (*_IMAGE, *_VIDEO, Rule("text_decoder", ".*", "8da4w-32")),
-        vocabulary_group=32,
+        embedding_bits=4,
         half_kv_cache=True,
     ),
 }
@@ -85,8 +93,6 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
     """Quantize the linear layers of an exported stage in place; how many there were."""
     count = 0
     for rule in recipe.rules_for(stage):
-        from torchao.quantization import quantize_  # a second to import, and only needed here
-
         layers = [
             name
             for name, layer in module.named_modules()
@@ -94,23 +100,36 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
         ]
         if not layers:
             raise MvgptError("a rule of the recipe matches no layer", stage=stage, got=rule.layers)
-        quantize_(module, _scheme(rule.scheme), lambda _, name, layers=layers: name in layers)
+        for name in layers:
+            _quantize_layer(module, name, rule.scheme)
         count += len(layers)
     return count
 
 
-def _scheme(name: str) -> object:
+def _quantize_layer(module: nn.Module, name: str, scheme: str) -> None:
+    import torch  # a second to import with torchao, and only needed here
+    from torchao.quantization import quantize_
+
+    layer = module.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    weight = layer.weight
+    quantize_(module, _config(scheme), lambda _, at: at == name)
+    if "4w-" in scheme:  # torchao's container with values and scales of our own search
+        group = int(scheme.partition("-")[2])
+        # XNNPACK stores the scales of groups as bfloat16, which must be positive.
+        values, scales = round_groups(weight, group, torch.bfloat16, signed=False)
+        quantized: Any = layer.weight
+        quantized.qdata, quantized.scale = values, scales.to(quantized.scale.dtype)
+
+
+def _config(scheme: str) -> Int8DynamicActivationIntxWeightConfig:
     """torchao's configuration for a scheme's name: dynamic 8-bit activations × 8- or 4-bit weights, with one scale per
-    output channel or, after the dash, per so many weights of one; "h" searches the scale (half-quadratic)."""
+    output channel or, after the dash, per so many weights of one."""
     import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig
     from torchao.quantization.granularity import Granularity, PerAxis, PerGroup
-    from torchao.quantization.quantize_.workflows.intx.intx_choose_qparams_algorithm import IntxChooseQParamsAlgorithm
 
-    kind, _, group = name.removesuffix("h").partition("-")
+    kind, _, group = scheme.partition("-")
     dtypes: dict[str, torch.dtype] = {"8da8w": torch.int8, "8da4w": torch.int4}  # type: ignore[attr-defined]  # not in the stubs
     granularity: Granularity = PerGroup(int(group)) if group else PerAxis(0)
-    search = IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY if name.endswith("h") else IntxChooseQParamsAlgorithm.AFFINE
-    return Int8DynamicActivationIntxWeightConfig(
-        weight_dtype=dtypes[kind], weight_granularity=granularity, intx_choose_qparams_algorithm=search
-    )
+    return Int8DynamicActivationIntxWeightConfig(weight_dtype=dtypes[kind], weight_granularity=granularity)

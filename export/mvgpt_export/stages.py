@@ -22,7 +22,15 @@ from .models.video_gpt import VideoGPT
 from .models.videomamba import Block, Mixer, VideoMamba
 from .ops.selective_scan import selective_scan_stock
 from .quant import Recipe, quantize
-from .text_decoder import FusedAttention, StockAttention, TableEmbedding, TableHead, TextDecoder, TokenEmbedding
+from .text_decoder import (
+    ByteEmbedding,
+    FusedAttention,
+    StockAttention,
+    TableEmbedding,
+    TableHead,
+    TextDecoder,
+    TokenEmbedding,
+)
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -69,14 +77,17 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, kernels: str, r
     if name == "text_decoder":
         cache = torch.float16 if recipe.half_kv_cache and form.attention is FusedAttention else torch.float32
         module = TextDecoder(_same_tensors(model.language_model), geometry, form.attention, cache)
-        if recipe.vocabulary_group and form.head:
+        if recipe.embedding_bits == 4 and form.head:
             text = model.language_model
             vocabulary = (text.embed_tokens if text.config.tied else text.lm_head).weight
-            module.lm_head = form.head(vocabulary, recipe.vocabulary_group)
+            module.lm_head = form.head(vocabulary, recipe.embedding_group)
     elif name == "token_embedding":
         module = TokenEmbedding(model.language_model)
-        if recipe.vocabulary_group:
-            module.embed_tokens = TableEmbedding(model.language_model.embed_tokens.weight, recipe.vocabulary_group)
+        weight = model.language_model.embed_tokens.weight
+        if recipe.embedding_bits == 4:
+            module.embed_tokens = TableEmbedding(weight, recipe.embedding_group)
+        elif recipe.embedding_bits == 8:
+            module.embed_tokens = ByteEmbedding(weight)
     else:
         module = _same_tensors(getattr(model, name))
     if isinstance(module, VideoMamba):

@@ -191,6 +191,26 @@ class TableEmbedding(nn.Module):
         return embedding(self.table, self.scales, None, -8, 7, token_ids, dtype=torch.float32)
 
 
+class ByteEmbedding(nn.Module):
+    """`nn.Embedding` in 8 bits with a scale for each row."""
+
+    table: torch.Tensor
+    scales: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        import executorch.exir.passes._quant_patterns_and_replacements  # noqa: F401  registers the operator
+
+        scales = weight.abs().amax(1) / 127
+        table = (weight / torch.where(scales == 0, 1, scales).unsqueeze(1)).round_().to(torch.int8)
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("scales", scales, persistent=False)
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        embedding = torch.ops.quantized_decomposed.embedding_byte.dtype
+        return embedding(self.table, self.scales, None, -128, 127, token_ids, dtype=torch.float32)
+
+
 class TableHead(nn.Module):
     """`lm_head` on such a table, by our own operator."""
 

@@ -16,11 +16,11 @@ import functools
 import torch
 from mvgpt_runtime import kernels
 
+from ..rounding import round_groups
 from .checks import expect, require
 
 GROUPS = (32, 64, 128)
 MAX_WIDTH = 16384  # kMaxWidth4bit in linear_4bit.h
-_ROWS = 8192  # rows packed at a time: the search holds a few copies of them in float32
 
 _library = torch.library.Library(kernels.NAMESPACE, "FRAGMENT")
 _library.define("linear_4bit(Tensor x, Tensor table, Tensor scales) -> Tensor")
@@ -33,26 +33,10 @@ def supported(width: int, group: int) -> bool:
 
 
 def pack(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """weight float [vocab, width] → (table, scales), rounded with the scale of least squared error for each group."""
-    parts = [_pack_rows(rows.float().reshape(len(rows), -1, group)) for rows in weight.split(_ROWS)]
-    return torch.cat([table for table, _ in parts]), torch.cat([scales for _, scales in parts])
-
-
-def _pack_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [n, groups, group]. The value farthest from 0 becomes about -8, so scales have either sign."""
-    far = x.gather(-1, x.abs().argmax(-1, keepdim=True))
-    best_scale, best_error = torch.zeros_like(far), torch.full_like(far, torch.inf)
-    for top in torch.linspace(-9, -6.4, 14).tolist():
-        scale = (far / top).half().float()
-        error = (x - scale * _round(x, scale)).square().sum(-1, keepdim=True)
-        better = error < best_error
-        best_scale, best_error = torch.where(better, scale, best_scale), torch.where(better, error, best_error)
-    nibbles = (_round(x, best_scale) + 8).to(torch.uint8).flatten(1)
-    return nibbles[:, 0::2] << 4 | nibbles[:, 1::2], best_scale[..., 0].half()
-
-
-def _round(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return (x / torch.where(scale == 0, 1, scale)).round().clamp(-8, 7)
+    """weight float [vocab, width] → (table, scales)."""
+    values, scales = round_groups(weight, group, torch.float16, signed=True)
+    nibbles = (values + 8).to(torch.uint8)
+    return nibbles[:, 0::2] << 4 | nibbles[:, 1::2], scales.half()
 
 
 def unpack(table: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

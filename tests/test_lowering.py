@@ -1,0 +1,41 @@
+"""What we change in ExecuTorch's lowering to make it faster: the files must not notice."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from mvgpt_export.backends import xnnpack
+from mvgpt_export.bundle import export_unit
+from mvgpt_export.config import NAMED_CONFIGS
+from mvgpt_export.quant import RECIPES
+from mvgpt_export.sources import open_source
+from mvgpt_runtime.contract import LANGUAGE_STAGES
+
+
+def test_leaving_out_idle_passes_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, geometry = open_source("tiny"), NAMED_CONFIGS["tiny"].geometry()
+    runs = []
+    original = xnnpack.xnnpack_passes.XNNPACKPassManager.transform
+
+    def counted(self: xnnpack.xnnpack_passes.XNNPACKPassManager) -> object:
+        runs.append(len(self.passes))
+        return original(self)
+
+    monkeypatch.setattr(xnnpack.xnnpack_passes.XNNPACKPassManager, "transform", counted)
+    reported: list[str] = []
+
+    def export(name: str) -> bytes:
+        path = tmp_path / name
+        stages = list(LANGUAGE_STAGES)
+        export_unit(source, stages, geometry, "xnnpack", RECIPES["mobile"], "fused", path, reported.append)
+        return path.read_bytes()
+
+    quick = export("quick.pte")
+    assert sum(what.startswith("delegate ") for what in reported) == len(runs) > 4
+    few = runs.copy()
+    runs.clear()
+    monkeypatch.setattr(xnnpack, "_idle_passes_skipped", nullcontext)
+    assert export("plain.pte") == quick
+    assert sum(few) == sum(runs) - len(xnnpack.IDLE_PASSES) * len(runs), "some delegate has an unexpected operator"
