@@ -17,3 +17,10 @@ ANSWER_AGREEMENT = {"int8": 0.8, "mobile": 0.5}
 # Most that such an answer may surprise float32, in nats per token: those two have 0.63 and 1.46, prose by a person 3.3
 # (benchmarks/slm_quality.py), tokens drawn at random 13.5.
 ANSWER_NATS = 2.0
+
+# At full size (test_full_size.py). Resident bytes above an interpreter with torch: what a phone with 4 GB can spare.
+PEAK_BYTES = {"all loaded": 900e6, "low_memory": 600e6}
+# A follow-up's time to its first token over the first question's, the video's loading included.
+FOLLOW_UP_SHARE = 1 / 50
+# What is left of the whole load when a stream's last frame arrives: that frame, selection, video encoder, 98 tokens.
+STREAM_TAIL_SHARE = 1 / 5

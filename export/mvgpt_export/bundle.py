@@ -192,7 +192,9 @@ def _manifest(
         stages={name: stages[name] for name in contract.STAGE_NAMES},
         files=files,
         tokenizer=contract.TOKENIZER_NAME if source.tokenizer is not None else None,
-        prompt=Prompt(prefix=contract.PROMPT_PREFIX, suffix=contract.PROMPT_SUFFIX),
+        prompt=Prompt(
+            prefix=contract.PROMPT_PREFIX, suffix=contract.PROMPT_SUFFIX, next_turn=contract.PROMPT_NEXT_TURN
+        ),
         stop_ids=stop_ids,
         special_ids=ids,
         sampling=Sampling(),

@@ -13,6 +13,7 @@ constexpr int64_t kVectors = 48;   // query vectors of a block
 constexpr int64_t kKeys = 64;      // keys between two updates of the running maximum
 constexpr int64_t kSpan = 256;     // keys of a span, where the keys are split
 constexpr int64_t kFewItems = 16;  // below this many blocks the keys are split
+constexpr int64_t kFewRows = 4;    // up to so many, waking threads takes longer than storing or merging rows
 constexpr float kLowest = -__builtin_inff();
 
 // C[R × width] (+)= A[R × count] · B[count × width]. Six rows of 16 columns fill AVX2's and NEON's registers; seven or
@@ -277,10 +278,11 @@ int64_t GroupedQueryAttention<Element>::scratch_floats() const {
 
 template <typename Element>
 void grouped_query_attention(const GroupedQueryAttention<Element>& t, ParallelFor parallel_for) {
-  parallel_for(t.kv_heads, store_range<Element>, &t);
+  const ParallelFor small_for = t.rows <= kFewRows ? serial_for : parallel_for;
+  small_for(t.kv_heads, store_range<Element>, &t);
   const Plan plan(t);
   parallel_for(t.kv_heads * plan.blocks * plan.spans, attend_range<Element>, &t);
-  if (plan.spans > 1) parallel_for(t.queries * t.heads, merge_range<Element>, &t);
+  if (plan.spans > 1) small_for(t.queries * t.heads, merge_range<Element>, &t);
 }
 
 template struct GroupedQueryAttention<float>;

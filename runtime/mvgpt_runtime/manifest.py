@@ -57,7 +57,7 @@ class StageInfo(_Part):
 class Prompt(_Part):
     prefix: str
     suffix: str  # with one {question}
-    next_turn: str = contract.PROMPT_NEXT_TURN  # with one {question}
+    next_turn: str  # likewise; follows an answer
 
 
 class Sampling(_Part):
