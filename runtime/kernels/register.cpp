@@ -123,8 +123,8 @@ Tensor& grouped_query_attention_out(KernelRuntimeContext& context, const Tensor&
         out.mutable_data_ptr<float>(), nullptr});
   };
   if (v_cache.scalar_type() == ScalarType::Half) {
-    MVGPT_CHECK(call(static_cast<uint16_t*>(k_cache.mutable_data_ptr()), static_cast<uint16_t*>(v_cache.mutable_data_ptr())),
-                MemoryAllocationFailed);
+    const auto half = [](Tensor& cache) { return static_cast<uint16_t*>(cache.mutable_data_ptr()); };
+    MVGPT_CHECK(call(half(k_cache), half(v_cache)), MemoryAllocationFailed);
   } else {
     MVGPT_CHECK(v_cache.scalar_type() == ScalarType::Float, InvalidArgument);
     MVGPT_CHECK(call(k_cache.mutable_data_ptr<float>(), v_cache.mutable_data_ptr<float>()), MemoryAllocationFailed);

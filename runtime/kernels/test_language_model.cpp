@@ -1,4 +1,5 @@
 // Attention, the 4-bit head and half precision: see test_kernels.cpp.
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -73,9 +74,9 @@ void test_attention(const Shape& s) {
     }
   }
   const Floats out(new float[s.queries * s.heads * d]);
-  mvgpt::GroupedQueryAttention<Element> call{s.rows,   s.queries, s.heads,   s.kv_heads, d,       s.max_context, s.start,
-                                             q.get(),  kv.get(),  cos.get(), sin.get(),  k.get(), v.get(),
-                                             out.get(), nullptr};
+  mvgpt::GroupedQueryAttention<Element> call{
+      s.rows,   s.queries, s.heads,   s.kv_heads, d,       s.max_context, s.start,
+      q.get(),  kv.get(),  cos.get(), sin.get(),  k.get(), v.get(),       out.get(), nullptr};
   const Floats scratch(new float[call.scratch_floats()]);
   call.scratch = scratch.get();
   mvgpt::grouped_query_attention(call, mvgpt::serial_for);
@@ -148,13 +149,19 @@ void test_linear_4bit(int64_t rows, int64_t width, int64_t outputs, int64_t grou
   std::vector<double> expected;
   for (int64_t r = 0; r < rows; ++r) {
     double most = 0;
-    for (int64_t j = 0; j < width; ++j) most = std::fmax(most, std::fabs(x[r * width + j]));
+    for (int64_t j = 0; j < width; ++j) most = std::max<double>(most, std::fabs(x[r * width + j]));
+    const float inverse = 127 / static_cast<float>(most);  // rounded as the kernel rounds
+    std::vector<int> rounded;
+    for (int64_t j = 0; j < width; ++j) rounded.push_back(static_cast<int>(std::nearbyint(x[r * width + j] * inverse)));
     for (int64_t i = 0; i < outputs; ++i) {
       double sum = 0;
-      for (int64_t j = 0; j < width; ++j) {
-        const int byte = table[(i * width + j) / 2], nibble = j % 2 ? byte & 15 : byte >> 4;
-        const float inverse = 127 / static_cast<float>(most);  // rounded as the kernel rounds
-        sum += std::nearbyint(x[r * width + j] * inverse) * value_of(scales[(i * width + j) / group]) * (nibble - 8);
+      for (int64_t g = 0; g < width / group; ++g) {
+        int64_t part = 0;
+        for (int64_t j = g * group; j < (g + 1) * group; ++j) {
+          const int byte = table[(i * width + j) / 2], nibble = j % 2 ? byte & 15 : byte >> 4;
+          part += rounded[j] * (nibble - 8);
+        }
+        sum += part * value_of(scales[i * (width / group) + g]);
       }
       expected.push_back(sum * most / 127);
     }
