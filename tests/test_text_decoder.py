@@ -1,0 +1,113 @@
+"""The language model's stages as exported: fused or stock operators, whole or quantized, against the eager model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slm
+import torch
+from mvgpt_export import bundle as export
+from mvgpt_export.backends import LoweredFile
+from mvgpt_export.config import NAMED_CONFIGS
+from mvgpt_export.models.qwen2 import KVCache, rotary_table
+from mvgpt_export.ops.linear_4bit import pack
+from mvgpt_export.quant import RECIPES
+from mvgpt_export.sources import Source, open_source
+from mvgpt_export.stages import stage_module
+from mvgpt_export.text_decoder import FusedAttention, TableHead
+from mvgpt_runtime import MvgptError
+from mvgpt_runtime.contract import LANGUAGE_STAGES
+from tolerances import FP32_BUNDLE
+
+CONFIG = NAMED_CONFIGS["tiny"]
+CHUNKS = (5, 1, 17, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return open_source("tiny")
+
+
+@pytest.fixture(scope="module")
+def rows() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, sum(CHUNKS), CONFIG.text.hidden_size, generator=generator) * 0.1
+
+
+@pytest.fixture(scope="module")
+def expected(source: Source, rows: torch.Tensor) -> np.ndarray:
+    """Logits after every chunk, each computed anew from all rows before."""
+    lm = source.model.language_model
+    with torch.no_grad():
+        return np.stack(
+            [
+                lm(rows[:, :end], *rotary_table(lm.config, end), [KVCache() for _ in lm.layers])[0].numpy()
+                for end in np.cumsum(CHUNKS)
+            ]
+        )
+
+
+@pytest.mark.parametrize(("recipe", "kernels"), [("fp32", "stock"), ("mobile", "stock"), ("mobile", "fused")])
+def test_logits_equal_the_eager_model(
+    recipe: str, kernels: str, source: Source, rows: torch.Tensor, expected: np.ndarray, tmp_path: Path
+) -> None:
+    """In chunks of several sizes, then again over the first pass's cache: a rewind leaves no trace."""
+    generator = slm.generator(slm.export(source, RECIPES[recipe], tmp_path, kernels=kernels))
+    for _ in range(2):
+        generator.rewind(0)
+        parts = rows[0].split(list(CHUNKS))
+        got = np.stack([generator.prefill(part.numpy(), lambda stage: None) for part in parts])
+        error = got - expected
+        if recipe == "fp32":
+            assert np.abs(error).max() <= FP32_BUNDLE * np.abs(expected).max()
+        else:
+            assert 10 * np.log10((expected**2).sum() / (error**2).sum()) >= RECIPES[recipe].floor_db("text_decoder")
+
+
+@pytest.fixture(scope="module")
+def mobile(source: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[LoweredFile, Path]:
+    path = tmp_path_factory.mktemp("mobile") / "slm.pte"
+    stages = list(LANGUAGE_STAGES)
+    return export.export_unit(source, stages, CONFIG.geometry(), "xnnpack", RECIPES["mobile"], "fused", path), path
+
+
+def test_one_delegate_between_two_attentions(mobile: tuple[LoweredFile, Path]) -> None:
+    """Whatever falls out of a delegate cuts it in two: this is what decoding speed hangs on."""
+    method = mobile[0].methods["text_decoder"]
+    assert method.delegates == CONFIG.text.layers + 2  # the last layer's is cut where the last position is taken
+    assert method.undelegated == {
+        "auto_functionalized_v2": CONFIG.text.layers,  # grouped_query_attention, which writes the cache in place
+        "mvgpt.linear_4bit.default": 1,
+        "aten.slice_copy.Tensor": 1,
+        "aten.select_copy.int": 1,
+    }
+    assert not any("aten::copy" in name or "update_cache" in name for name in mobile[0].operators)
+
+
+def test_embedding_and_head_are_stored_once(mobile: tuple[LoweredFile, Path], source: Source) -> None:
+    table, scales = pack(source.model.language_model.embed_tokens.weight, RECIPES["mobile"].embedding_group)
+    data = mobile[1].read_bytes()
+    assert data.count(table.numpy().tobytes()) == 1
+    assert data.count(scales.numpy().tobytes()) == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kernels", "dtype"),
+    [("mobile", "fused", torch.float16), ("mobile", "stock", torch.float32), ("fp32", "fused", torch.float32)],
+)
+def test_the_cache_is_stored_as_the_recipe_says(recipe: str, kernels: str, dtype: torch.dtype, source: Source) -> None:
+    """The stock operators know float32 only."""
+    module = stage_module(source.model, "text_decoder", CONFIG.geometry(), kernels, RECIPES[recipe])
+    caches = [b for name, b in module.named_buffers() if name.endswith(("attention.k", "attention.v"))]
+    assert len(caches) == 2 * CONFIG.text.layers
+    assert {cache.dtype for cache in caches} == {dtype}
+
+
+def test_what_the_fused_operators_cannot_do_is_refused() -> None:
+    with pytest.raises(MvgptError, match=r"heads of this size[\s\S]*stock"):
+        FusedAttention(dataclasses.replace(CONFIG.text, head_dim=24), 64, torch.float32)
+    with pytest.raises(MvgptError, match=r"rows of this width[\s\S]*stock"):
+        TableHead(torch.zeros(10, 96), 32)
