@@ -85,10 +85,10 @@ def chat_ids(tokenizer: Tokenizer, question: str) -> list[int]:
 
 def greedy(generator: Generator, prompt: list[int], count: int, stop_ids: Iterable[int] = ()) -> list[int]:
     """What an exported model answers, as a session generates it: at most `count` tokens."""
-    logits = generator.prefill(generator.embed(prompt), 0)
-    assert logits is not None
-    sampler = Sampler(SamplingOptions(temperature=0.0, top_p=1.0, seed=0))
-    steps = generator.decode(logits, len(prompt), sampler, frozenset(stop_ids), count, Stats())
+    generator.rewind(0)
+    logits = generator.prefill(generator.embed(prompt), lambda stage: None)
+    sampler = Sampler(SamplingOptions(), prompt)
+    steps = generator.decode(logits, sampler, frozenset(stop_ids), count, Stats(), lambda: False)
     return [step for step in steps if isinstance(step, int)]
 
 
@@ -115,10 +115,9 @@ def forced_logits(generator: Generator, ids: list[int], prefilled: int = 1) -> I
     """Logits [vocab] after each position from `prefilled` on, whatever the model would have said: the first ids in one
     call, every other one in a decode step of its own."""
     rows = generator.embed(ids)
+    generator.rewind(0)
     for start, end in [(0, prefilled), *((i, i + 1) for i in range(prefilled, len(ids)))]:
-        logits = generator.prefill(rows[start:end], start)
-        assert logits is not None
-        yield logits
+        yield generator.prefill(rows[start:end], lambda stage: None)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
