@@ -257,8 +257,9 @@ class Session:
         """Finish what was begun with these frames."""
         ingest = self._begun()
         self._ingest = None  # if the next steps end half-way
-        for frame in frames:
-            ingest.encode(ingest.prepare(frame))
+        # All frames first: a decoder that is asked slowly decodes ahead, and holds more than the encoders do.
+        for index in [ingest.prepare(frame) for frame in frames]:
+            ingest.encode(index)
         return ingest.finish(), ingest.stats
 
     def _begun(self) -> Ingest:

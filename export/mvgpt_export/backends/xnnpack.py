@@ -14,6 +14,7 @@ from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
 from executorch.exir.backend.backend_details import PreprocessResult
 from executorch.exir.backend.compile_spec_schema import CompileSpec
+from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.schema import KernelCall
 from mvgpt_runtime import contract
 from mvgpt_runtime.errors import MvgptError
@@ -48,7 +49,13 @@ def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path, report: 
                 remedy="a change of the network or of the executorch version caused this",
             )
     report("write")
-    program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
+    program = edge.to_executorch(
+        ExecutorchBackendConfig(
+            extract_delegate_segments=True,
+            # State in an arena of its own: methods of one program may share the other, and must not overwrite it.
+            memory_planning_pass=MemoryPlanningPass(share_mutable_buffers=True),
+        )
+    )
     with path.open("wb") as f:
         program.write_to_file(f)
     plans = program.executorch_program.execution_plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -34,16 +35,22 @@ class ExecuTorchEngine:
         self._runtime, self._bundle = _runtime(), bundle
         if threads is not None:
             self._runtime._unsafe_reset_threadpool(threads)  # before any method is loaded
-        # A program per stage, although stages may share a file: a program's methods share one arena, in which
-        # token_embedding could overwrite text_decoder's KV cache.
-        self._methods: dict[str, tuple[Any, Any]] = {}
+        self._programs: dict[str, Any] = {}  # by file
+        # By stage. Methods of a program share an arena, in which one may overwrite what another left; a KV cache is
+        # safe, because state is planned into an arena of its own.
+        self._methods: dict[str, Any] = {}
 
     def load(self, stage: str) -> None:
         if stage not in self._methods:
             self._methods[stage] = self._load(stage)
 
     def unload(self, stage: str) -> None:
-        self._methods.pop(stage, None)
+        file = self._bundle.manifest.stages[stage].file
+        for name, info in self._bundle.manifest.stages.items():
+            if info.file == file:
+                self._methods.pop(name, None)
+        if self._programs.pop(file, None) is not None:
+            _return_freed_memory()
 
     def prewarm(self, stage: str) -> None:
         self.run(stage, zero_inputs(stage, self._bundle.geometry))
@@ -55,14 +62,14 @@ class ExecuTorchEngine:
         self.load(stage)
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
         try:
-            outputs = self._methods[stage][1](tensors, clone_outputs=False)
+            outputs = self._methods[stage](tensors, clone_outputs=False)
         except RuntimeError as e:
             raise MvgptError("ExecuTorch could not run the stage", stage=stage, got=e) from None
         # Out of the method's memory by numpy: torch's copy of a logits vector wakes its own threads, which then spin
         # for milliseconds on the cores that the next step needs.
         return [tensor.numpy().copy() for tensor in outputs]
 
-    def _load(self, stage: str) -> tuple[Any, Any]:
+    def _load(self, stage: str) -> Any:
         info = self._bundle.manifest.stages[stage]
         operators = self._bundle.manifest.files[info.file].operators
         with _native_log() as log:
@@ -78,15 +85,17 @@ class ExecuTorchEngine:
                     else "use a runtime built with them",
                 )
             try:
-                program = self._runtime._load_program(str(self._bundle.folder / info.file))
-                stamp = json.loads(program.load_method(contract.METADATA_METHOD)([])[0])
-                self._check_stamp(info.file, stamp)
+                if (program := self._programs.get(info.file)) is None:
+                    program = self._runtime._load_program(str(self._bundle.folder / info.file))
+                    stamp = json.loads(program.load_method(contract.METADATA_METHOD)([])[0])
+                    self._check_stamp(info.file, stamp)
                 method = program.load_method(info.method)
             except (RuntimeError, ValueError, IndexError, TypeError) as e:
                 raise MvgptError(
                     f"ExecuTorch cannot load {info.file}", stage=stage, got=f"{e} {log()}".strip()
                 ) from None
-        return program, method
+        self._programs[info.file] = program
+        return method
 
     def _check_stamp(self, file: str, stamp: object) -> None:
         stages = [name for name, info in self._bundle.manifest.stages.items() if info.file == file]
@@ -107,6 +116,12 @@ def _runtime() -> Any:
     from executorch.extension.pybindings import _C
 
     return _C
+
+
+def _return_freed_memory() -> None:
+    """glibc keeps what an unloaded stage freed, hundreds of megabytes; other C libraries have no such function."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _load_kernels(namespace: str) -> None:
