@@ -115,6 +115,13 @@ def common_prefix(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
 
 
+def line(form: str, row: dict[str, float]) -> str:
+    return (
+        f"{form:36}{row['bytes'] / 1e6:8.1f}{row['perplexity']:9.3f}{row['kl']:10.2e}{row['top1']:9.2%}"
+        f"{row['forced_agreement']:9.2%}{row['free_prefix']:4.0f}/{row['answer_tokens']}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=DEFAULT, metavar="FORM", help=", ".join(FORMS))
@@ -143,16 +150,13 @@ def main() -> None:
             rows[form] = {"bytes": path.stat().st_size, **row}
             path.unlink()  # half a gigabyte each
             folder.rmdir()
-            print(f"{form}: exported in {row['export_s']:.0f} s, run in {row['run_s']:.0f} s", file=sys.stderr)
+            print(line(form, rows[form]), file=sys.stderr)  # the next form may fail, after many minutes
 
     tokens = next(iter(rows.values()))["tokens"]
     print(f"perplexity of {tokens} tokens under transformers, float32: {reference['perplexity']:.3f}")
-    print(f"{'form':22}{'MB':>8}{'ppl':>9}{'KL':>10}{'top-1':>9}{'forced':>9}{'free':>7}")
+    print(f"{'form':36}{'MB':>8}{'ppl':>9}{'KL':>10}{'top-1':>9}{'forced':>9}{'free':>7}")
     for form, row in rows.items():
-        print(
-            f"{form:22}{row['bytes'] / 1e6:8.1f}{row['perplexity']:9.3f}{row['kl']:10.2e}{row['top1']:9.2%}"
-            f"{row['forced_agreement']:9.2%}{row['free_prefix']:4.0f}/{row['answer_tokens']}"
-        )
+        print(line(form, row))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "machine": platform.processor() or platform.machine(),

@@ -14,7 +14,7 @@ from mvgpt_export.backends import LoweredFile
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.qwen2 import KVCache, rotary_table
 from mvgpt_export.ops.linear_4bit import pack
-from mvgpt_export.quant import RECIPES
+from mvgpt_export.quant import RECIPES, Recipe, Rule, quantize
 from mvgpt_export.random_weights import random_model
 from mvgpt_export.sources import Source
 from mvgpt_export.stages import stage_module
@@ -22,6 +22,7 @@ from mvgpt_export.text_decoder import FusedAttention, TableHead
 from mvgpt_runtime import MvgptError
 from mvgpt_runtime.contract import LANGUAGE_STAGES
 from tolerances import FP32_BUNDLE
+from torch import nn
 
 TINY = NAMED_CONFIGS["tiny"]
 # A layer like any other, and the last one, which works on one position: lowering takes time by the layer.
@@ -107,6 +108,14 @@ def test_the_cache_is_stored_as_the_recipe_says(recipe: str, kernels: str, dtype
     caches = [b for name, b in module.named_buffers() if name.endswith(("attention.k", "attention.v"))]
     assert len(caches) == 2 * CONFIG.text.layers
     assert {cache.dtype for cache in caches} == {dtype}
+
+
+def test_groups_that_do_not_fit_and_rules_that_match_nothing() -> None:
+    layers = nn.Sequential(nn.Linear(48, 3))
+    with pytest.raises(MvgptError, match=r"do not divide the weights of 0[\s\S]*multiple of 32[\s\S]*48"):
+        quantize(layers, "text_decoder", Recipe((Rule("text_decoder", ".*", "8da4w-32"),)))
+    with pytest.raises(MvgptError, match="matches no layer"):
+        quantize(layers, "text_decoder", Recipe((Rule("text_decoder", "layers.*", "8da8w"),)))
 
 
 def test_what_the_fused_operators_cannot_do_is_refused() -> None:

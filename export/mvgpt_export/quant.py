@@ -112,10 +112,17 @@ def _quantize_layer(module: nn.Module, name: str, scheme: str) -> None:
 
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
-    weight = layer.weight
+    weight, group = layer.weight, int(scheme.partition("-")[2] or layer.in_features)
+    if weight.shape[1] % group:
+        raise MvgptError(
+            f"the recipe's groups do not divide the weights of {name}",
+            stage="export",
+            expected=f"a multiple of {group} columns",
+            got=weight.shape[1],
+            remedy="export with another recipe: int8 has no groups",
+        )
     quantize_(module, _config(scheme), lambda _, at: at == name)
     if "4w-" in scheme:  # torchao's container with values and scales of our own search
-        group = int(scheme.partition("-")[2])
         # XNNPACK stores the scales of groups as bfloat16, which must be positive.
         values, scales = round_groups(weight, group, torch.bfloat16, signed=False)
         quantized: Any = layer.weight

@@ -172,19 +172,26 @@ class TextDecoder(nn.Module):
         return self.lm_head(self.norm(x))[:, 0]
 
 
-class TableEmbedding(nn.Module):
-    """`nn.Embedding` on a 4-bit table (ops/linear_4bit.py), by ExecuTorch's own operator."""
+class Table(nn.Module):
+    """One row per token in 4 bits (ops/linear_4bit.py)."""
 
     table: torch.Tensor
     scales: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, group: int) -> None:
         super().__init__()
-        import executorch.exir.passes._quant_patterns_and_replacements  # noqa: F401  registers the operator
-
         table, scales = _packed(weight, group)
         self.register_buffer("table", table, persistent=False)
         self.register_buffer("scales", scales, persistent=False)
+
+
+class TableEmbedding(Table):
+    """`nn.Embedding` on a table, by ExecuTorch's own operator."""
+
+    def __init__(self, weight: torch.Tensor, group: int) -> None:
+        import executorch.exir.passes._quant_patterns_and_replacements  # noqa: F401  registers the operator
+
+        super().__init__(weight, group)
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         embedding = torch.ops.quantized_decomposed.embedding_4bit.dtype
@@ -211,14 +218,10 @@ class ByteEmbedding(nn.Module):
         return embedding(self.table, self.scales, None, -128, 127, token_ids, dtype=torch.float32)
 
 
-class TableHead(nn.Module):
-    """`lm_head` on such a table, by our own operator."""
-
-    table: torch.Tensor
-    scales: torch.Tensor
+class TableHead(Table):
+    """`lm_head` on a table, by our own operator."""
 
     def __init__(self, weight: torch.Tensor, group: int) -> None:
-        super().__init__()
         from .ops import linear_4bit as op
 
         width = weight.shape[1]
@@ -230,9 +233,7 @@ class TableHead(nn.Module):
                 got=width,
                 remedy="export with --kernels stock",
             )
-        table, scales = _packed(weight, group)
-        self.register_buffer("table", table, persistent=False)
-        self.register_buffer("scales", scales, persistent=False)
+        super().__init__(weight, group)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.mvgpt.linear_4bit(x, self.table, self.scales)
