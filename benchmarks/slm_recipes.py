@@ -10,8 +10,7 @@ HEAD = "lm_head"
 
 def uniform(scheme: str, group: int) -> Recipe:
     """Every linear layer by one scheme, embedding and head on one 4-bit table with groups of this size."""
-    rules = (Rule("text_decoder", LAYERS, scheme), Rule("text_decoder", HEAD, f"8da4w-{group}"))
-    return Recipe(rules, 4, group, half_kv_cache=True)
+    return Recipe((Rule("text_decoder", ".*", scheme),), 4, group, half_kv_cache=True)
 
 
 def mixed(*more: Rule) -> Recipe:

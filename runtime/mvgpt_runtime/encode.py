@@ -15,6 +15,9 @@ from .engines import Engine
 from .frames import ClipFrames
 from .stats import Stats
 
+FINISH_STAGES = ("frame_scorer", "video_encoder", "video_projector")
+"""Run when all frames are there; the other encoder stages run on each."""
+
 
 @dataclass(frozen=True)
 class EncodedVideo:

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import contract
 from .contract import Geometry
-from .encode import EncodedVideo, VideoEncoder
+from .encode import FINISH_STAGES, EncodedVideo, VideoEncoder
 from .engines import Engine
 from .frames import FrameClock
 from .generate import Check, Generator
@@ -58,6 +58,15 @@ class Ingest:
             self._unload(contract.LANGUAGE_STAGES)
         else:
             self._prefill()
+
+    def prewarm(self) -> None:
+        """Load and run once what only `finish` needs, so that it takes no longer than it must."""
+        if self._low_memory:
+            return
+        with self.stats.timed("model_load_ms"):
+            for stage in FINISH_STAGES:
+                self._check(stage)
+                self._engine.prewarm(stage)
 
     def takes(self, timestamp_s: float) -> bool:
         """Whether a live stream's frame is to be added; see `FrameClock`."""

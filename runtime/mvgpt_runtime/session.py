@@ -108,17 +108,20 @@ class Session:
 
     def load_frames(self, frames: Iterable[np.ndarray], *, progress: Progress = _silent) -> EncodedVideo:
         """The same for 1 to num_frames decoded frames, uint8 [H, W, 3] RGB each."""
-        self.begin(progress=progress)
+        self._begin(self._required_prompt().prefix_ids, Stats(), progress, time.perf_counter())
         return self._load(frames)
 
     def begin(self, *, progress: Progress = _silent) -> None:
         """Begin a video whose frames arrive one by one; one that was begun before is dropped.
+
+        What only `finish` needs is loaded and run once now, when nobody waits yet; not with low_memory.
 
         Raises:
             MvgptError: the bundle has no tokenizer.
             Cancelled: see `load_video`.
         """
         self._begin(self._required_prompt().prefix_ids, Stats(), progress, time.perf_counter())
+        self._begun().prewarm()
 
     def add_frame(self, rgb: np.ndarray, timestamp_s: float) -> bool:
         """Take the next frame of a stream, if a second has passed since the last one taken: encode and prefill it.
