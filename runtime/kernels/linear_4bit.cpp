@@ -12,11 +12,12 @@ constexpr int64_t kBlock = 64;  // outputs that a thread takes at a time
 // x in 8 bits, even and odd elements apart as a byte of the table holds them.
 struct Row {
   alignas(32) int8_t even[kMaxWidth4bit / 2], odd[kMaxWidth4bit / 2];
-  float offset[kMaxWidth4bit / kGroupUnit + kLanes];  // 8 times the sum of each group's elements; 0 beyond
+  // 8 times the sum of the two even and the two odd elements that one 16-bit lane adds up: nibbles are 8 too large.
+  alignas(32) int16_t offset[kMaxWidth4bit / 4];
   float scale;
 };
 
-void round_row(const float* x, int64_t width, int64_t group, Row& row) {
+void round_row(const float* x, int64_t width, Row& row) {
   float most = 0;
   bool finite = true;
   for (int64_t i = 0; i < width; ++i) {
@@ -27,17 +28,15 @@ void round_row(const float* x, int64_t width, int64_t group, Row& row) {
   // What is not finite must not vanish in an integer: the scale carries it to every output.
   row.scale = finite ? most / 127 : __builtin_nanf("");
   const float inverse = finite && most > 0 ? 127 / most : 0;
-  for (int64_t g = 0; g < width / group; ++g) {
-    int32_t sum = 0;
-    for (int64_t i = g * group; i < (g + 1) * group; ++i) {
-      const int32_t rounded = finite ? static_cast<int32_t>(__builtin_nearbyintf(x[i] * inverse)) : 0;
-      int8_t* const half = i % 2 ? row.odd : row.even;
-      half[i / 2] = static_cast<int8_t>(rounded);
-      sum += rounded;
+  for (int64_t i = 0; i < width; i += 4) {
+    int32_t rounded[4];
+    for (int64_t j = 0; j < 4; ++j) {
+      rounded[j] = finite ? static_cast<int32_t>(__builtin_nearbyintf(x[i + j] * inverse)) : 0;
+      int8_t* const half = j % 2 ? row.odd : row.even;
+      half[(i + j) / 2] = static_cast<int8_t>(rounded[j]);
     }
-    row.offset[g] = static_cast<float>(8 * sum);
+    row.offset[i / 4] = static_cast<int16_t>(8 * (rounded[0] + rounded[1] + rounded[2] + rounded[3]));
   }
-  for (int64_t i = 0; i < kLanes; ++i) row.offset[width / group + i] = 0;
 }
 
 // Sum over units of the scale of a unit's group times the unit's integer sum.
@@ -51,8 +50,10 @@ float dot(const uint8_t* table, const Row& row, const float* scales, int64_t wid
     const __m256i even = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low), odd = _mm256_and_si256(bytes, low);
     const __m256i x_even = _mm256_load_si256(reinterpret_cast<const __m256i*>(row.even + i));
     const __m256i x_odd = _mm256_load_si256(reinterpret_cast<const __m256i*>(row.odd + i));
-    // At most 4 · 15 · 127 in 16 bits.
-    const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(even, x_even), _mm256_maddubs_epi16(odd, x_odd));
+    // At most 4 · 15 · 127 in 16 bits, then 4 · 8 · 127.
+    const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16(even, x_even), _mm256_maddubs_epi16(odd, x_odd));
+    const __m256i offset = _mm256_load_si256(reinterpret_cast<const __m256i*>(row.offset + i / 2));
+    const __m256i pairs = _mm256_sub_epi16(sums, offset);
     const __m256 parts = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
     if constexpr (units_of_group == 1) {  // one group in the lower half, the next in the upper
       const __m256 lower = _mm256_broadcast_ss(scales + i / 16), upper = _mm256_broadcast_ss(scales + i / 16 + 1);
@@ -73,7 +74,7 @@ float dot(const uint8_t* table, const Row& row, const float* scales, int64_t wid
     const int64_t first = unit * kGroupUnit / 2;
     int32_t part = 0;
     for (int64_t i = first; i < first + kGroupUnit / 2; ++i) {
-      part += (table[i] >> 4) * row.even[i] + (table[i] & 15) * row.odd[i];
+      part += ((table[i] >> 4) - 8) * row.even[i] + ((table[i] & 15) - 8) * row.odd[i];
     }
     sum += scales[unit / units_of_group] * static_cast<float>(part);
   }
@@ -98,12 +99,7 @@ void dot_range(const void* arguments, int64_t begin, int64_t end) {
     int64_t group = 0;
     for (; group + kLanes <= groups; group += kLanes) store(scales + group, load(stored + group));
     for (; group < groups; ++group) scales[group] = widen(Bits{} + uint32_t{stored[group]})[0];
-    Vec offsets{};
-    for (group = 0; group < groups; group += kLanes) offsets += load(scales + group) * load(call.row.offset + group);
-    float offset = 0;
-    for (int64_t lane = 0; lane < kLanes; ++lane) offset += offsets[lane];
-    const float sum = dot<units_of_group>(t.table + i * t.width / 2, call.row, scales, t.width);
-    call.out[i] = (sum - offset) * call.row.scale;
+    call.out[i] = dot<units_of_group>(t.table + i * t.width / 2, call.row, scales, t.width) * call.row.scale;
   }
 }
 
@@ -113,7 +109,7 @@ void linear_4bit(const Linear4bit& linear, ParallelFor parallel_for) {
   const Range range = linear.group == 32 ? dot_range<1> : linear.group == 64 ? dot_range<2> : dot_range<4>;
   for (int64_t r = 0; r < linear.rows; ++r) {
     Row row;
-    round_row(linear.x + r * linear.width, linear.width, linear.group, row);
+    round_row(linear.x + r * linear.width, linear.width, row);
     const Call call{linear, row, linear.out + r * linear.outputs};
     parallel_for((linear.outputs + kBlock - 1) / kBlock, range, &call);
   }
