@@ -245,6 +245,7 @@ def test_a_bundle_that_fails_verification_is_not_written(
         recipe: Recipe,
         kernels: str,
         path: Path,
+        report: object,
     ) -> LoweredFile:
         """The session's lowered programs: lowering again takes most of a minute."""
         shutil.copy(tiny_bundle.folder / path.name, path)
