@@ -17,7 +17,7 @@ from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.normalize import Normalize
 from mvgpt_export.models.videomamba import VideoMamba
 from mvgpt_export.ops import fused_scan
-from mvgpt_export.quant import RECIPES, SQNR_FLOOR_DB, quantize
+from mvgpt_export.quant import RECIPES, quantize
 from mvgpt_export.sources import Source, open_source
 from mvgpt_export.stages import default_kernels, stage_module
 from mvgpt_export.verify import smooth_frames
@@ -77,7 +77,9 @@ def test_int8_is_smaller_and_close(source: Source, tmp_path: Path) -> None:
     with torch.no_grad():
         reference = source.model.video_encoder(frames, torch.ones(8))
     scale = float((reference / reference.abs().max()).square().mean().sqrt())
-    assert SQNR_FLOOR_DB <= 20 * np.log10(scale / np.sqrt((off**2).mean())) < 60  # it is quantized
+    assert (
+        RECIPES["int8"].floor_db("video_encoder") <= 20 * np.log10(scale / np.sqrt((off**2).mean())) < 60
+    )  # it is quantized
 
 
 def lose_backward(encoder: VideoMamba) -> None:
