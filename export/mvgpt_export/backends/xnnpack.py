@@ -87,8 +87,8 @@ def _delegates_reported(report: Report) -> Iterator[None]:
         XnnpackBackend.preprocess = staticmethod(original)
 
 
-# Passes over a delegate's graph that look for other operators than these. Each retraces the graph all the same, a fifth
-# of what lowering a language model takes; executorch 1.5.1 offers no way to leave them out.
+# Passes over a delegate's graph that look for other operators than these. Each retraces the graph all the same, and
+# retracing is most of what lowering a language model takes; executorch 1.5.1 offers no way to leave them out.
 PLAIN_OPERATORS = {
     *("aten.add.Tensor", "aten.mul.Tensor", "aten.linear.default", "aten.rsqrt.default", "aten.sigmoid.default"),
     *("torchao.choose_qparams_affine.default", "torchao.quantize_affine.default", "torchao.dequantize_affine.default"),
@@ -106,7 +106,7 @@ IDLE_PASSES = (
 
 @contextmanager
 def _idle_passes_skipped() -> Iterator[None]:
-    """The same files (tests/test_lowering.py compares them byte for byte), a fifth sooner."""
+    """The same files (tests/test_lowering.py compares them byte for byte), sooner."""
     original = xnnpack_passes.XNNPACKPassManager.transform
 
     def transform(self: xnnpack_passes.XNNPACKPassManager) -> ExportedProgram:
