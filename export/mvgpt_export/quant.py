@@ -85,8 +85,8 @@ RECIPES = {
 CLOSE = 1e-4
 # Least signal-to-noise ratio of a quantized stage in dB, by the fewest bits of its weights. In 8 bits the deepest
 # stage, 32 layers of random weights, has 26; a lost or swapped direction gives 6 or less, the other encoder's
-# normalisation 18 (tests/test_video_encoder_forms.py). In 4 bits tiny's language model has 13; that floor's mistakes are
-# not tested yet.
+# normalisation 18 (tests/test_video_encoder_forms.py). In 4 bits tiny's language model has 13; what that floor
+# catches is not tested yet.
 SQNR_FLOOR_DB = {8: 20.0, 4: 8.0}
 
 

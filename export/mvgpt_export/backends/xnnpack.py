@@ -88,7 +88,7 @@ def _delegates_reported(report: Report) -> Iterator[None]:
 
 
 # Passes over a delegate's graph that look for other operators than these. Each retraces the graph all the same, and
-# retracing is most of what lowering a language model takes; executorch 1.5.1 offers no way to leave them out.
+# retracing is most of what lowering takes; executorch 1.5.1 offers no way to leave them out.
 PLAIN_OPERATORS = {
     *("aten.add.Tensor", "aten.mul.Tensor", "aten.linear.default", "aten.rsqrt.default", "aten.sigmoid.default"),
     *("torchao.choose_qparams_affine.default", "torchao.quantize_affine.default", "torchao.dequantize_affine.default"),
