@@ -34,11 +34,12 @@ from mvgpt_runtime.manifest import (
 )
 
 from .backends import BACKENDS, SUFFIXES, LoweredFile, Report
-from .quant import RECIPES, Recipe
+from .half import LARGEST, check_range
+from .quant import HALF_ARITHMETIC, RECIPES, Recipe
 from .sources import Source, open_source
 from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, stage_module
 from .tokenizer import special_ids
-from .verify import verify_bundle
+from .verify import calibration_frames, verify_bundle
 
 Progress = Callable[[str, int, int], None]
 """(what is done next, steps done, steps in all)."""
@@ -94,6 +95,11 @@ def export_bundle(
     geometry = source.model.config.geometry(max_context)
     # Before the long work, so that an unfit tokenizer costs nothing.
     ids, stop_ids = special_ids(source.tokenizer, geometry.vocab_size) if source.tokenizer else ({}, ())
+    frames = calibration_frames(geometry.image_size)
+    for rule in RECIPES[recipe].rules:
+        if rule.scheme == HALF_ARITHMETIC:
+            peak = check_range(rule.stage, getattr(source.model, rule.stage), rule.layers, frames)
+            progress(f"largest activation in float16 is {peak.value:.1f} of {LARGEST:.0f}", 0, len(steps))
     with _folder_in_the_making(output) as folder:
         lowered: dict[str, LoweredFile] = {}
         for i, (unit, stages) in enumerate(units.items(), start=1):
@@ -104,7 +110,7 @@ def export_bundle(
                 source, stages, geometry, backend, RECIPES[recipe], kernels, folder / name, report
             )
         if source.tokenizer is not None:
-            source.tokenizer.save(str(folder / contract.TOKENIZER_NAME))
+            source.tokenizer.save(str(folder / contract.TOKENIZER_NAME), pretty=False)  # half the bytes
         manifest = _manifest(source, geometry, backend, recipe, kernels, folder, lowered, ids, stop_ids)
         step(len(steps) - 1)
         verify_bundle(Bundle(folder, manifest), source.model, RECIPES[recipe])

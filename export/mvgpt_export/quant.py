@@ -1,6 +1,6 @@
 """Recipes: how each stage's weights and activations are stored and computed. Data, with no backend in it.
 
-A stage is quantized by the first rule that matches a linear layer of it; layers without a rule stay float32.
+A linear layer of a stage is stored by the first rule that matches it; layers without a rule stay float32.
 """
 
 from __future__ import annotations
@@ -13,15 +13,27 @@ from mvgpt_runtime.contract import LANGUAGE_STAGES
 from mvgpt_runtime.errors import MvgptError
 from torch import nn
 
+from .half import Half
 from .rounding import round_groups
 
 if TYPE_CHECKING:
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig
 
 
+HALF_ARITHMETIC = "16a16w"
+WEIGHT_BITS = {HALF_ARITHMETIC: 16, "32a16w": 16, "8da8w": 8, "8da4w": 4}
+"""By scheme, without its groups."""
+WITH_LINEAR_LAYERS = ("image_encoder", "video_encoder", "image_projector", "video_projector", "text_decoder")
+
+
 @dataclass(frozen=True)
 class Rule:
-    """Linear layers whose name in the exported stage matches `layers` (whole name) get `scheme`."""
+    """Layers whose name in the exported stage matches `layers` (whole name) get `scheme`.
+
+    Schemes for linear layers: "32a16w", weights in float16 and arithmetic in float32; "8da8w" and "8da4w", dynamic
+    8-bit activations × 8- or 4-bit weights with one scale per output channel or, after a dash, per so many weights of
+    one. For any module of one input "16a16w": all of it in float16, which its activations must fit (half.py).
+    """
 
     stage: str
     layers: str
@@ -42,39 +54,61 @@ class Recipe:
     def rules_for(self, stage: str) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.stage == stage)
 
+    def bits(self, stage: str) -> int:
+        """The fewest bits that a number of the stage is stored in."""
+        bits = [WEIGHT_BITS[rule.scheme.partition("-")[0]] for rule in self.rules_for(stage)]
+        if stage in LANGUAGE_STAGES:
+            bits += [self.embedding_bits, 16 if self.half_kv_cache else 32]
+        return min(bits, default=32)
+
     def quantizes(self, stage: str) -> bool:
         """Whether anything of the stage is stored in fewer than 32 bits."""
-        language = stage in LANGUAGE_STAGES and (self.embedding_bits < 32 or self.half_kv_cache)
-        return language or bool(self.rules_for(stage))
+        return self.bits(stage) < 32
 
     def floor_db(self, stage: str) -> float:
         """Least signal-to-noise ratio of the stage's output against the eager model's."""
-        four = stage in LANGUAGE_STAGES and self.embedding_bits == 4
-        return SQNR_FLOOR_DB[4 if four or any("4w" in rule.scheme for rule in self.rules_for(stage)) else 8]
+        return SQNR_FLOOR_DB[self.bits(stage)]
 
 
 # Seven eighths of the weights of the video encoder and, with a fused scan, most of its time; then 30 MB more at 0.1 dB
-# (docs/selective-scan.md).
+# (docs/selective-scan.md). The last rule is the patch embedding's.
 _VIDEO = (
     Rule("video_encoder", r"layers\.\d+\.mixer\.(in|out)_proj", "8da8w"),
     Rule("video_encoder", r"layers\.\d+\.mixer\..*(x|dt)_proj(_b)?", "8da8w"),
+    Rule("video_encoder", r"patch_embed\.proj", "8da8w"),
 )
-# A quarter of the bytes; 36 dB on tiny, which every export checks against its floor. Which key frames are picked from
-# such features has not been compared with float32's on real clips.
-_IMAGE = (Rule("image_encoder", r"encoder\.layers\..*", "8da8w"),)
+_IMAGE = (
+    Rule("image_encoder", r"encoder\.layers\..*", "8da8w"),
+    Rule("image_encoder", r"embeddings\.patch_embedding", "8da8w"),
+)
+_PROJECTORS = (
+    Rule("image_projector", r"mlp\.mlp\.\d", "8da8w"),
+    Rule("video_projector", r"mlp\.mlp\.\d", "8da8w"),
+)
 
 RECIPES = {
     # The reference: nothing quantized, every other recipe is measured against it.
     "fp32": Recipe(),
+    # Half the bytes, nearly float32's numbers. Phones multiply float16 twice as fast as float32 (x86 more slowly); the
+    # image encoder is where that counts, and where one delegate can hold all of a branch. Elsewhere arithmetic stays
+    # float32, which nothing overflows: Qwen2.5's residual stream would.
+    "fp16": Recipe(
+        (
+            Rule("image_encoder", r"encoder\.layers\.\d+\.(self_attn|mlp)", "16a16w"),
+            *(Rule(stage, ".*", "32a16w") for stage in WITH_LINEAR_LAYERS),
+        ),
+        embedding_bits=16,
+        half_kv_cache=True,
+    ),
     # Dynamic 8-bit activations × 8-bit weights, one scale per output channel, wherever weights are many.
     "int8": Recipe(
-        (*_IMAGE, *_VIDEO, Rule("text_decoder", ".*", "8da8w")),
+        (*_IMAGE, *_VIDEO, *_PROJECTORS, Rule("text_decoder", ".*", "8da8w")),
         embedding_bits=8,
         half_kv_cache=True,
     ),
     # For phones: decoding reads every weight of the language model per token, so these are 4-bit.
     "mobile": Recipe(
-        (*_IMAGE, *_VIDEO, Rule("text_decoder", ".*", "8da4w-32")),
+        (*_IMAGE, *_VIDEO, *_PROJECTORS, Rule("text_decoder", ".*", "8da4w-32")),
         embedding_bits=4,
         half_kv_cache=True,
     ),
@@ -87,24 +121,27 @@ CLOSE = 1e-4
 # stage, 32 layers of random weights, has 26; a lost or swapped direction gives 6 or less, the other encoder's
 # normalisation 18 (tests/test_video_encoder_forms.py). In 4 bits tiny's language model has 13; what that floor
 # catches is not tested yet.
-SQNR_FLOOR_DB = {8: 20.0, 4: 8.0}
+SQNR_FLOOR_DB = {16: 40.0, 8: 20.0, 4: 8.0}
 
 
 def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
     """Quantize the linear layers of an exported stage in place; how many there were."""
-    count = 0
+    linear = {name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    left = linear.copy()
     for rule in recipe.rules_for(stage):
-        layers = [
-            name
-            for name, layer in module.named_modules()
-            if isinstance(layer, nn.Linear) and re.fullmatch(rule.layers, name) and type(layer.weight) is nn.Parameter
-        ]
+        if rule.scheme == HALF_ARITHMETIC:
+            parts = [name for name, _ in module.named_modules() if re.fullmatch(rule.layers, name)]
+            layers = {name for name in left if f"{name}.".startswith(tuple(f"{part}." for part in parts))}
+            for part in parts:
+                module.set_submodule(part, Half(module.get_submodule(part)))
+        else:
+            layers = {name for name in left if re.fullmatch(rule.layers, name)}
+            for name in layers:
+                _quantize_layer(module, name, rule.scheme)
         if not layers:
             raise MvgptError("a rule of the recipe matches no layer", stage=stage, got=rule.layers)
-        for name in layers:
-            _quantize_layer(module, name, rule.scheme)
-        count += len(layers)
-    return count
+        left -= layers
+    return len(linear - left)
 
 
 def _quantize_layer(module: nn.Module, name: str, scheme: str) -> None:
@@ -113,6 +150,14 @@ def _quantize_layer(module: nn.Module, name: str, scheme: str) -> None:
 
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
+    if scheme == "32a16w":
+        half = layer.weight.half()
+        if not half.isfinite().all():
+            raise MvgptError(
+                f"a weight of {name} is too large for float16", stage="export", remedy="recipe int8 or fp32"
+            )
+        layer.weight = nn.Parameter(half.float(), requires_grad=False)
+        return
     weight, group = layer.weight, int(scheme.partition("-")[2] or layer.in_features)
     if weight.shape[1] % group:
         raise MvgptError(
@@ -131,8 +176,7 @@ def _quantize_layer(module: nn.Module, name: str, scheme: str) -> None:
 
 
 def _config(scheme: str) -> Int8DynamicActivationIntxWeightConfig:
-    """torchao's configuration for a scheme's name: dynamic 8-bit activations × 8- or 4-bit weights, with one scale per
-    output channel or, after the dash, per so many weights of one."""
+    """torchao's configuration for the name of a scheme with integers."""
     import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig
     from torchao.quantization.granularity import Granularity, PerAxis, PerGroup

@@ -18,6 +18,7 @@ from mvgpt_runtime.contract import Geometry
 from torch import nn
 from torch.export import Dim
 
+from .models.patches import PatchEmbedding, PatchLinear
 from .models.video_gpt import VideoGPT
 from .models.videomamba import Block, Mixer, VideoMamba
 from .ops.selective_scan import selective_scan_stock
@@ -25,6 +26,7 @@ from .quant import Recipe, quantize
 from .text_decoder import (
     ByteEmbedding,
     FusedAttention,
+    HalfEmbedding,
     StockAttention,
     TableEmbedding,
     TableHead,
@@ -88,6 +90,8 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, kernels: str, r
             module.embed_tokens = TableEmbedding(weight, recipe.embedding_group)
         elif recipe.embedding_bits == 8:
             module.embed_tokens = ByteEmbedding(weight)
+        elif recipe.embedding_bits == 16:
+            module.embed_tokens = HalfEmbedding(weight)
     else:
         module = _same_tensors(getattr(model, name))
     if isinstance(module, VideoMamba):
@@ -95,6 +99,10 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, kernels: str, r
             assert isinstance(block, Block)
             assert isinstance(block.mixer, Mixer)
             block.mixer = form.mixer(block.mixer)
+    for parent in list(module.modules()):
+        for child_name, child in parent.named_children():
+            if isinstance(child, PatchEmbedding):
+                setattr(parent, child_name, PatchLinear(child))
     quantize(module, name, recipe)
     return module.eval()
 

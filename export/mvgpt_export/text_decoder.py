@@ -218,6 +218,19 @@ class ByteEmbedding(nn.Module):
         return embedding(self.table, self.scales, None, -128, 127, token_ids, dtype=torch.float32)
 
 
+class HalfEmbedding(nn.Module):
+    """`nn.Embedding` in float16."""
+
+    table: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", weight.half(), persistent=False)
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(token_ids, self.table).float()
+
+
 class TableHead(Table):
     """`lm_head` on a table, by our own operator."""
 

@@ -85,6 +85,13 @@ def smooth_frames(n: int, size: int) -> torch.Tensor:
     return torch.from_numpy(np.clip(127 + 100 * np.stack(waves, -1) + noise, 0, 255).astype(np.uint8))
 
 
+def calibration_frames(size: int) -> torch.Tensor:
+    """uint8 [7, size, size, 3]: smooth, noisy, black and white ones, the same every time."""
+    noise = torch.randint(256, (1, size, size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    flat = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, size, size, 3)
+    return torch.cat([smooth_frames(4, size), noise, flat])
+
+
 def _compare(recipe: Recipe, stage: str, name: str, got: np.ndarray, reference: torch.Tensor) -> None:
     """Indices exactly, quantized stages by their signal-to-noise ratio, others by their largest difference."""
     expected = reference.double().numpy()

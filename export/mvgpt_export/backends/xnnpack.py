@@ -29,7 +29,7 @@ MUST_DELEGATE = {"aten.linear", "aten.addmm", "aten.mm", "aten.bmm", "aten.convo
 def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path, report: Report) -> LoweredFile:
     """Write `programs` as the methods of one `.pte` file; MvgptError if heavy operators stay outside the delegates."""
     report("decompose")
-    with _delegates_reported(report), _idle_passes_skipped():
+    with _delegates_reported(report), _idle_passes_skipped(), _half_weights_kept():
         edge = to_edge_transform_and_lower(
             programs,
             partitioner=[XnnpackPartitioner()],
@@ -115,6 +115,34 @@ def _idle_passes_skipped() -> Iterator[None]:
         if called <= PLAIN_OPERATORS:
             self.passes = [p for p in self.passes if p not in IDLE_PASSES]
         return original(self)
+
+    xnnpack_passes.XNNPACKPassManager.transform = transform
+    try:
+        yield
+    finally:
+        xnnpack_passes.XNNPACKPassManager.transform = original
+
+
+@contextmanager
+def _half_weights_kept() -> Iterator[None]:
+    """Weights that were rounded to float16 are stored so, half the bytes, and multiplied in float32.
+
+    XNNPACK has this product of two dtypes (it widens the weights at load), torch has not; so a weight becomes float16
+    after the last pass, where nothing traces the graph again. Only one whose values are all exact in float16 does.
+    """
+    original = xnnpack_passes.XNNPACKPassManager.transform
+
+    def transform(self: xnnpack_passes.XNNPACKPassManager) -> ExportedProgram:
+        program = original(self)
+        for node in program.graph.nodes:
+            if _operator(node.target) != "aten.linear.default":
+                continue
+            weight = node.args[1]
+            name = program.graph_signature.inputs_to_parameters.get(weight.name)
+            if name and torch.equal((half := program.state_dict[name].half()).float(), program.state_dict[name]):
+                program.state_dict[name] = half
+                weight.meta["val"] = weight.meta["val"].half()
+        return program
 
     xnnpack_passes.XNNPACKPassManager.transform = transform
     try:

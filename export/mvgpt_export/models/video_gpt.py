@@ -51,8 +51,8 @@ class VideoGPT(nn.Module):
         logits = lm(prompt, *rotary_table(self.config.text, prompt.shape[1]), [KVCache() for _ in lm.layers])
 
         return {
-            "video_pixels": self.video_encoder.normalize(video, present).numpy(),
-            "clip_pixels": self.image_encoder.normalize(clip, present).numpy(),
+            "video_pixels": self.video_encoder.normalize(video, present).permute(0, 3, 1, 2).numpy(),
+            "clip_pixels": self.image_encoder.normalize(clip, present).permute(0, 3, 1, 2).numpy(),
             "clip_features": features.numpy(),
             "frame_scores": torch.stack(scores).numpy(),
             "selected": torch.stack(selected).numpy(),
