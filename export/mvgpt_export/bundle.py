@@ -28,17 +28,18 @@ from mvgpt_runtime.manifest import (
     ModelInfo,
     Prompt,
     Sampling,
+    SourceInfo,
     StageInfo,
     file_sha256,
     read_manifest,
 )
 
 from .backends import BACKENDS, SUFFIXES, LoweredFile, Report
+from .parity import verify as verify_bundle
 from .quant import RECIPES, Recipe
-from .sources import Source, open_source
+from .sources import Source, open_source, weight_digests
 from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, stage_module
 from .tokenizer import special_ids
-from .verify import verify_bundle
 
 Progress = Callable[[str, int, int], None]
 """(what is done next, steps done, steps in all)."""
@@ -54,6 +55,7 @@ def export_bundle(
     clip: str | None = None,
     videomamba: str | None = None,
     max_context: int | None = None,
+    verify: bool = True,
     progress: Progress = lambda what, done, total: None,
 ) -> Bundle:
     """Export `checkpoint` (see `sources.open_source`) as a bundle folder `output`.
@@ -63,6 +65,7 @@ def export_bundle(
         kernels: "fused" (our own operators) or "stock" (an unmodified runtime's); None: fused if they are compiled.
         clip, videomamba: where encoders come from that the checkpoint lacks.
         max_context: positions of the KV cache (None: the video plus `config.PROMPT_RESERVE`).
+        verify: compare every stage with the eager model; without, the manifest says that nothing was compared.
         progress: called before each step.
 
     Raises:
@@ -84,7 +87,7 @@ def export_bundle(
     units: dict[str, list[str]] = {}
     for stage in contract.STAGES:
         units.setdefault(stage.unit, []).append(stage.name)
-    steps = ["load checkpoint", *(f"export {unit}" for unit in units), "verify"]
+    steps = ["load checkpoint", *(f"export {unit}" for unit in units), *(["verify"] if verify else [])]
 
     def step(i: int) -> None:
         progress(steps[i], i, len(steps))
@@ -105,9 +108,15 @@ def export_bundle(
             )
         if source.tokenizer is not None:
             source.tokenizer.save(str(folder / contract.TOKENIZER_NAME))
-        manifest = _manifest(source, geometry, backend, recipe, kernels, folder, lowered, ids, stop_ids)
-        step(len(steps) - 1)
-        verify_bundle(Bundle(folder, manifest), source.model, RECIPES[recipe])
+        made_from = SourceInfo(
+            checkpoint=str(checkpoint), clip=clip, videomamba=videomamba, weights=weight_digests(source.model)
+        )
+        manifest = _manifest(source, made_from, geometry, backend, recipe, kernels, folder, lowered, ids, stop_ids)
+        if verify:
+            step(len(steps) - 1)
+            report = partial(_detail, progress, steps[-1], len(steps) - 1, len(steps))
+            verified = verify_bundle(Bundle(folder, manifest), source.model, report)
+            manifest = manifest.model_copy(update={"verified": verified})
         path = folder / contract.MANIFEST_NAME
         with path.open("w", encoding="utf-8") as f:
             f.write(manifest.model_dump_json(indent=1) + "\n")
@@ -148,6 +157,7 @@ def _detail(progress: Progress, step: str, done: int, total: int, what: str) -> 
 
 def _manifest(
     source: Source,
+    made_from: SourceInfo,
     geometry: Geometry,
     backend: str,
     recipe: str,
@@ -185,6 +195,7 @@ def _manifest(
             parameters=sum(p.numel() for p in source.model.parameters()),
             license=source.license,
         ),
+        source=made_from,
         recipe=recipe,
         backend=backend,
         kernels="fused" if kernels == "fused" else "stock",
@@ -199,7 +210,7 @@ def _manifest(
         special_ids=ids,
         sampling=Sampling(),
         memory=Memory(all_loaded=sum(loaded.values()), low_memory=max(encoders, loaded[decoder_file])),
-        verified="close",
+        verified=None,
         tools={name: version(name) for name in ("mvgpt", "torch", "executorch", "torchao")},
     )
 

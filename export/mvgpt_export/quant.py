@@ -42,15 +42,10 @@ class Recipe:
     def rules_for(self, stage: str) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.stage == stage)
 
-    def quantizes(self, stage: str) -> bool:
-        """Whether anything of the stage is stored in fewer than 32 bits."""
-        language = stage in LANGUAGE_STAGES and (self.embedding_bits < 32 or self.half_kv_cache)
-        return language or bool(self.rules_for(stage))
-
-    def floor_db(self, stage: str) -> float:
-        """Least signal-to-noise ratio of the stage's output against the eager model's."""
-        four = stage in LANGUAGE_STAGES and self.embedding_bits == 4
-        return SQNR_FLOOR_DB[4 if four or any("4w" in rule.scheme for rule in self.rules_for(stage)) else 8]
+    def bits(self, stage: str) -> int:
+        """The fewest that anything of the stage is stored in; 32 if nothing is quantized."""
+        weights = [int(rule.scheme.partition("da")[2][0]) for rule in self.rules_for(stage)]
+        return min([*weights, self.embedding_bits if stage in LANGUAGE_STAGES else 32])
 
 
 # Seven eighths of the weights of the video encoder and, with a fused scan, most of its time; then 30 MB more at 0.1 dB
@@ -79,15 +74,6 @@ RECIPES = {
         half_kv_cache=True,
     ),
 }
-
-# Largest difference to the eager stage over the output's largest value, where nothing is quantized. Kernels sum in
-# another order than torch does; over the deepest stage that stays a decade below this.
-CLOSE = 1e-4
-# Least signal-to-noise ratio of a quantized stage in dB, by the fewest bits of its weights. In 8 bits the deepest
-# stage, 32 layers of random weights, has 26; a lost or swapped direction gives 6 or less, the other encoder's
-# normalisation 18 (tests/test_video_encoder_forms.py). In 4 bits tiny's language model has 13; what that floor
-# catches is not tested yet.
-SQNR_FLOOR_DB = {8: 20.0, 4: 8.0}
 
 
 def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
