@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.random_weights import random_model
+from mvgpt_export.samples import smooth_frames
 from mvgpt_export.stages import stage_module
-from mvgpt_export.verify import smooth_frames
 from torch.overrides import TorchFunctionMode
 from vision_recipes import forms
 

@@ -121,7 +121,7 @@ class Pipeline:
             for first in range(FRAMES - 7 * spacing)
         ]
         self.scores = self.score(self.features)
-        # A whole prompt's frames: every other one of each clip. Key frames are the eager ones, whatever a form would pick.
+        # A whole prompt's frames: every other one of each clip. Key frames are the eager ones, whatever a form picks.
         self.chosen = [range(clip * FRAMES, (clip + 1) * FRAMES, FRAMES // 16) for clip in range(len(CLIPS))]
         self.videos = []
         for clip, chosen in zip(self.clips, self.chosen, strict=True):

@@ -20,9 +20,9 @@ from mvgpt_export.models.patches import PatchEmbedding, PatchLinear
 from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.quant import RECIPES
 from mvgpt_export.random_weights import random_model
+from mvgpt_export.samples import range_frames
 from mvgpt_export.sources import Source
 from mvgpt_export.stages import stage_module
-from mvgpt_export.verify import calibration_frames
 from mvgpt_runtime import MvgptError, video
 from mvgpt_runtime.contract import STAGE_NAMES
 from mvgpt_runtime.engines import executorch
@@ -57,7 +57,7 @@ def test_every_rule_matches_and_every_linear_layer_is_matched(config: str) -> No
                 assert matched, rule
                 left -= matched
             assert not left or recipe == RECIPES["fp32"], (stage, left)
-    assert not any(recipe.quantizes("frame_scorer") for recipe in RECIPES.values())
+    assert not any(recipe.bits("frame_scorer") < 32 for recipe in RECIPES.values())
 
 
 def test_patches_as_a_linear_layer() -> None:
@@ -96,7 +96,7 @@ def test_half_weights_are_stored_once_and_multiplied_in_float32(source: Source, 
 
 
 def test_arithmetic_in_float16(source: Source, tmp_path: Path) -> None:
-    encoder, frames, mask = source.model.image_encoder, calibration_frames(TINY.clip.image_size)[:1], torch.ones(1)
+    encoder, frames, mask = source.model.image_encoder, range_frames(TINY.clip.image_size)[:1], torch.ones(1)
     before = {name: p.clone() for name, p in encoder.named_parameters()}
     got = run(source, "image_encoder", "fp16", tmp_path / "half.pte", frames, mask)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_the_largest_activation_is_found(source: Source) -> None:
     attention = encoder.encoder.layers[0].self_attn
     attention.q_proj.weight.mul_(1000)
     attention.k_proj.weight.mul_(10)
-    frames = calibration_frames(TINY.clip.image_size)
+    frames = range_frames(TINY.clip.image_size)
     mask = torch.ones(len(frames))
     seen: list[torch.Tensor] = []
     handle = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -164,7 +164,7 @@ def test_the_largest_activation_is_found(source: Source) -> None:
 def test_the_margin_covers_real_frames(eager: VideoGPT, sample_clip: Path) -> None:
     """The calibration frames are drawn; what they leave for others must hold of a real clip."""
     size = TINY.clip.image_size
-    drawn = check_range("image_encoder", eager.image_encoder, BRANCHES, calibration_frames(size))
+    drawn = check_range("image_encoder", eager.image_encoder, BRANCHES, range_frames(size))
     clip = ClipFrames.of(video.open_clip(sample_clip).frames(), size, TINY.pipeline.num_frames)
     frames = torch.from_numpy(clip.clip_pixels[: clip.count])
     real = largest_activation(eager.image_encoder, BRANCHES, frames, torch.ones(len(frames)))

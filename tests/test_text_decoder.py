@@ -14,6 +14,7 @@ from mvgpt_export.backends import LoweredFile
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.qwen2 import KVCache, rotary_table
 from mvgpt_export.ops.linear_4bit import pack
+from mvgpt_export.parity.floors import FLOORS
 from mvgpt_export.quant import RECIPES, Recipe, Rule, quantize
 from mvgpt_export.random_weights import random_model
 from mvgpt_export.sources import Source
@@ -68,7 +69,10 @@ def test_logits_equal_the_eager_model(
         if recipe == "fp32":
             assert np.abs(error).max() <= FP32_BUNDLE * np.abs(expected).max()
         else:
-            assert 10 * np.log10((expected**2).sum() / (error**2).sum()) >= RECIPES[recipe].floor_db("text_decoder")
+            assert (
+                10 * np.log10((expected**2).sum() / (error**2).sum())
+                >= FLOORS[RECIPES[recipe].bits("text_decoder")].sqnr_db
+            )
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ A linear layer of a stage is stored by the first rule that matches it; layers wi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,11 @@ from .half import Half
 from .rounding import round_groups
 
 if TYPE_CHECKING:
+    import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig
 
+
+Moments = Iterable[tuple[list[str], "torch.Tensor"]]
 
 HALF_ARITHMETIC = "16a16w"
 WEIGHT_BITS = {HALF_ARITHMETIC: 16, "32a16w": 16, "8da8w": 8, "8da4w": 4}
@@ -54,20 +58,17 @@ class Recipe:
     def rules_for(self, stage: str) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.stage == stage)
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the language model's rounding needs to know its layers' inputs."""
+        return self.embedding_bits == 4 or any("4w" in rule.scheme for rule in self.rules_for("text_decoder"))
+
     def bits(self, stage: str) -> int:
         """The fewest bits that a number of the stage is stored in."""
         bits = [WEIGHT_BITS[rule.scheme.partition("-")[0]] for rule in self.rules_for(stage)]
         if stage in LANGUAGE_STAGES:
             bits += [self.embedding_bits, 16 if self.half_kv_cache else 32]
         return min(bits, default=32)
-
-    def quantizes(self, stage: str) -> bool:
-        """Whether anything of the stage is stored in fewer than 32 bits."""
-        return self.bits(stage) < 32
-
-    def floor_db(self, stage: str) -> float:
-        """Least signal-to-noise ratio of the stage's output against the eager model's."""
-        return SQNR_FLOOR_DB[self.bits(stage)]
 
 
 # Seven eighths of the weights of the video encoder and, with a fused scan, most of its time; then 30 MB more at 0.1 dB
@@ -106,45 +107,53 @@ RECIPES = {
         embedding_bits=8,
         half_kv_cache=True,
     ),
-    # For phones: decoding reads every weight of the language model per token, so these are 4-bit.
+    # For phones: decoding reads every weight of the language model per token, so these are 4-bit, but for keys and
+    # values: a hundredth of the bytes, and in 4 bits they alone cost a tenth of the perplexity (docs/recipes.md).
     "mobile": Recipe(
-        (*_IMAGE, *_VIDEO, *_PROJECTORS, Rule("text_decoder", ".*", "8da4w-32")),
+        (
+            *_IMAGE,
+            *_VIDEO,
+            *_PROJECTORS,
+            Rule("text_decoder", r"layers\.\d+\.kv_proj", "8da8w"),
+            Rule("text_decoder", ".*", "8da4w-32"),
+        ),
         embedding_bits=4,
         half_kv_cache=True,
     ),
 }
 
-# Largest difference to the eager stage over the output's largest value, where nothing is quantized. Kernels sum in
-# another order than torch does; over the deepest stage that stays a decade below this.
-CLOSE = 1e-4
-# Least signal-to-noise ratio of a quantized stage in dB, by the fewest bits of its weights. In 8 bits the deepest
-# stage, 32 layers of random weights, has 26; a lost or swapped direction gives 6 or less, the other encoder's
-# normalisation 18 (tests/test_video_encoder_forms.py). In 4 bits tiny's language model has 13; what that floor
-# catches is not tested yet.
-SQNR_FLOOR_DB = {16: 40.0, 8: 20.0, 4: 8.0}
 
+def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | None = None) -> int:
+    """Quantize the linear layers of an exported stage in place; how many there were.
 
-def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
-    """Quantize the linear layers of an exported stage in place; how many there were."""
+    `moments` gives the layers in the order of computation with their inputs' moments (`calibration.input_moments`),
+    which 4-bit rounding uses; each layer is quantized before the next is asked for. A layer that it does not give is
+    not quantized.
+
+    Raises:
+        MvgptError: a rule that matches no layer, or does not fit one.
+    """
     linear = {name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
-    left = linear.copy()
+    rules: dict[str, Rule] = {}
     for rule in recipe.rules_for(stage):
         if rule.scheme == HALF_ARITHMETIC:
             parts = [name for name, _ in module.named_modules() if re.fullmatch(rule.layers, name)]
-            layers = {name for name in left if f"{name}.".startswith(tuple(f"{part}." for part in parts))}
+            layers = {name for name in linear if f"{name}.".startswith(tuple(f"{part}." for part in parts))}
             for part in parts:
                 module.set_submodule(part, Half(module.get_submodule(part)))
         else:
-            layers = {name for name in left if re.fullmatch(rule.layers, name)}
-            for name in layers:
-                _quantize_layer(module, name, rule.scheme)
-        if not layers:
+            layers = {name for name in linear if re.fullmatch(rule.layers, name)}
+        if not layers - rules.keys():
             raise MvgptError("a rule of the recipe matches no layer", stage=stage, got=rule.layers)
-        left -= layers
-    return len(linear - left)
+        rules |= dict.fromkeys(layers - rules.keys(), rule)
+    for names, moment in [(list(rules), None)] if moments is None else moments:
+        for name in names:
+            if name in rules and rules[name].scheme != HALF_ARITHMETIC:
+                _quantize_layer(module, name, rules[name].scheme, moment)
+    return len(rules)
 
 
-def _quantize_layer(module: nn.Module, name: str, scheme: str) -> None:
+def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
     import torch  # a second to import with torchao, and only needed here
     from torchao.quantization import quantize_
 
@@ -168,9 +177,9 @@ def _quantize_layer(module: nn.Module, name: str, scheme: str) -> None:
             remedy="export with another recipe: int8 has no groups",
         )
     quantize_(module, _config(scheme), lambda _, at: at == name)
-    if "4w-" in scheme:  # torchao's container with values and scales of our own search
+    if "4w-" in scheme:  # torchao's container with values and scales of our own
         # XNNPACK stores the scales of groups as bfloat16, which must be positive.
-        values, scales = round_groups(weight, group, torch.bfloat16, signed=False)
+        values, scales = round_groups(weight, group, torch.bfloat16, signed=False, moment=moment)
         quantized: Any = layer.weight
         quantized.qdata, quantized.scale = values, scales.to(quantized.scale.dtype)
 

@@ -30,7 +30,9 @@ def round_groups(
     """
     if moment is None:
         rows = max(1, _ELEMENTS // weight.shape[1])
-        parts = [_round_rows(part.float().reshape(len(part), -1, group), storage, signed) for part in weight.split(rows)]
+        parts = [
+            _round_rows(part.float().reshape(len(part), -1, group), storage, signed) for part in weight.split(rows)
+        ]
     else:
         factor = _inverse_factor(moment)
         parts = [_round_columns(part.float(), factor, group, storage, signed) for part in weight.split(_ROWS)]

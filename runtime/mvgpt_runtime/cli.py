@@ -236,4 +236,15 @@ def _print_manifest(manifest: Manifest) -> None:
         f"low_memory {memory.low_memory / 1e6:.0f} MB",
         highlight=False,
     )
+    if (verified := manifest.verified) is None:
+        console.print("[bold red]not verified[/]: exported with --no-verify")
+    else:
+        worst, least = min(verified.sqnr_db.items(), key=lambda item: item[1])
+        console.print(
+            f"verified against the eager model on {' and '.join(verified.inputs)} inputs: {worst} {least:.1f} dB, the "
+            f"others more; same next token at {verified.argmax_agreement:.0%} of positions, "
+            f"KL {verified.kl_divergence:.2g} nats",
+            highlight=False,
+        )
+    console.print(f"made from {manifest.source.checkpoint}", highlight=False, markup=False)
     console.print("tools: " + ", ".join(f"{name} {v}" for name, v in manifest.tools.items()), highlight=False)

@@ -20,7 +20,8 @@ class PatchLinear(nn.Linear):
     """The same as a linear layer, like any other to a recipe; pixels stay in the order of frames."""
 
     def __init__(self, convolution: PatchEmbedding) -> None:
-        weight, bias = convolution.weight, convolution.bias
+        weight = convolution.weight
+        bias: nn.Parameter | None = convolution.bias  # type: ignore[assignment]  # a tensor to the stubs
         super().__init__(weight[0].numel(), len(weight), bias=bias is not None, device="meta")
         self.patch = convolution.kernel_size[0]
         self.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1), requires_grad=False)
