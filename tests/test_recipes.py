@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from mvgpt_export import bundle as export
-from mvgpt_export import verify
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.half import LARGEST, MARGIN, check_range, largest_activation
 from mvgpt_export.models.clip import ClipVision
 from mvgpt_export.models.patches import PatchEmbedding, PatchLinear
 from mvgpt_export.models.video_gpt import VideoGPT
+from mvgpt_export.parity.floors import limits
+from mvgpt_export.parity.metrics import distance
 from mvgpt_export.quant import RECIPES
 from mvgpt_export.random_weights import random_model
 from mvgpt_export.samples import range_frames
@@ -101,7 +102,9 @@ def test_arithmetic_in_float16(source: Source, tmp_path: Path) -> None:
     got = run(source, "image_encoder", "fp16", tmp_path / "half.pte", frames, mask)
     with torch.no_grad():
         expected = encoder(frames, mask)
-    verify._compare(RECIPES["fp16"], "image_encoder", "clip_features", got, expected)
+    assert (
+        distance(got, expected.numpy())["sqnr_db"] >= limits(RECIPES["fp16"], "image_encoder", "eager", 1.0)["sqnr_db"]
+    )
     assert np.abs(got - expected.numpy()).max() > 1e-5 * expected.abs().max()  # it is in float16
     assert (tmp_path / "half.pte").stat().st_size < 0.6 * sum(p.nbytes for p in encoder.parameters())
     assert all(torch.equal(p, before[name]) for name, p in encoder.named_parameters())

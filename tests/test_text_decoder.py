@@ -11,14 +11,14 @@ import slm
 import torch
 from mvgpt_export import bundle as export
 from mvgpt_export.backends import LoweredFile
+from mvgpt_export.calibration import calibration_prompts
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.qwen2 import KVCache, rotary_table
-from mvgpt_export.ops.linear_4bit import pack
 from mvgpt_export.parity.floors import FLOORS
 from mvgpt_export.quant import RECIPES, Recipe, Rule, quantize
 from mvgpt_export.random_weights import random_model
 from mvgpt_export.sources import Source
-from mvgpt_export.stages import stage_module
+from mvgpt_export.stages import stage_module, text_decoder
 from mvgpt_export.text_decoder import FusedAttention, TableHead
 from mvgpt_runtime import MvgptError
 from mvgpt_runtime.contract import LANGUAGE_STAGES
@@ -96,7 +96,10 @@ def test_one_delegate_between_two_attentions(mobile: tuple[LoweredFile, Path]) -
 
 
 def test_embedding_and_head_are_stored_once(mobile: tuple[LoweredFile, Path], source: Source) -> None:
-    table, scales = pack(source.model.language_model.embed_tokens.weight, RECIPES["mobile"].embedding_group)
+    head = text_decoder(
+        source.model, CONFIG.geometry(), "fused", RECIPES["mobile"], calibration_prompts(source)
+    ).lm_head
+    table, scales = head.get_buffer("table"), head.get_buffer("scales")
     data = mobile[1].read_bytes()
     assert data.count(table.numpy().tobytes()) == 1
     assert data.count(scales.numpy().tobytes()) == 1

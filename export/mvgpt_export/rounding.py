@@ -12,6 +12,7 @@ import torch
 LOWEST, HIGHEST = -8, 7
 # What the largest magnitude of a group may become. 7.5 is plain rounding's; more clips it and rounds the rest finer.
 _TOPS = (6.9, 7.5, 8.0, 8.6, 9.4)
+_LEAST = 2.0**-23  # of scales; exact in every storage
 # Of a weight that are rounded at a time: a few float32 copies of them stay in the cache.
 _ELEMENTS, _ROWS = 1 << 18, 4096
 # Of the mean square of an input's columns, added to each: a few thousand inputs do not show all that will come.
@@ -112,7 +113,7 @@ def _search(x: torch.Tensor, importance: torch.Tensor | None, storage: torch.dty
 def _scale(far: torch.Tensor, top: float, storage: torch.dtype) -> torch.Tensor:
     """As stored. XNNPACK refuses 0, and any scale will do for a group of zeros."""
     scale = (far / top).to(storage).float()
-    return torch.where(scale.abs() < 1e-7, 1e-7, scale)
+    return torch.where(scale.abs() < _LEAST, _LEAST, scale)
 
 
 def _nearest(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
