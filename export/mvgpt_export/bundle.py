@@ -33,7 +33,7 @@ from mvgpt_runtime.manifest import (
     read_manifest,
 )
 
-from .backends import BACKENDS, SUFFIXES, LoweredFile, Report
+from .backends import BACKENDS, SUFFIXES, LoweredFile, Report, delegation
 from .quant import RECIPES, Recipe
 from .sources import Source, open_source
 from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, stage_module
@@ -127,7 +127,7 @@ def export_unit(
     path: Path,
     report: Report = lambda what: None,
 ) -> LoweredFile:
-    """Export and lower the stages of one file."""
+    """Export and lower the stages of one file; MvgptError if operators stay outside the delegates that should not."""
     programs = {}
     for name in stages:
         report(f"trace {name}")
@@ -139,7 +139,10 @@ def export_unit(
                 dynamic_shapes=dynamic_shapes(name, geometry),
                 strict=False,
             )
-    return BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
+    lowered = BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
+    for name, method in lowered.methods.items():
+        delegation.check(backend, kernels, name, source.model.config.layers(name), method)
+    return lowered
 
 
 def _detail(progress: Progress, step: str, done: int, total: int, what: str) -> None:
