@@ -38,19 +38,19 @@ def test_what_the_list_says_of_layers_is_exact(tiny_bundle: Bundle, eager: Video
     """A stage of one layer less may not have as much outside, nor as many delegates."""
     for stage in ("image_encoder", "video_encoder", "text_decoder"):
         method, layers = lowered(tiny_bundle, stage), eager.config.layers(stage)
-        check("xnnpack", "fused", stage, layers, method)
+        check("xnnpack", tiny_bundle.manifest.kernels, stage, layers, method)
         with pytest.raises(
             MvgptError, match=f"at most .* delegates, at most [\\s\\S]*got: *{method.delegates} delegates"
         ):
-            check("xnnpack", "fused", stage, layers - 1, method)
+            check("xnnpack", tiny_bundle.manifest.kernels, stage, layers - 1, method)
 
 
 @pytest.mark.parametrize("stage", ["frame_scorer", "image_projector", "video_projector", "token_embedding"])
 def test_what_the_list_says_of_the_rest_is_exact(tiny_bundle: Bundle, stage: str) -> None:
     method = lowered(tiny_bundle, stage)
-    check("xnnpack", "fused", stage, 0, method)
+    check("xnnpack", tiny_bundle.manifest.kernels, stage, 0, method)
     changes = [{"delegates": method.delegates + 1}]
     changes += [{"undelegated": method.undelegated | {op: n + 1}} for op, n in method.undelegated.items()]
     for change in changes:
         with pytest.raises(MvgptError, match=stage):
-            check("xnnpack", "fused", stage, 0, dataclasses.replace(method, **change))
+            check("xnnpack", tiny_bundle.manifest.kernels, stage, 0, dataclasses.replace(method, **change))

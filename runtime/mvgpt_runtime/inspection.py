@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .engines.profile import Profile, profile
-from .engines.program import read_program
+from .engines.program import Method, read_program
 from .errors import MvgptError
 from .kernels import NAMESPACE
 from .manifest import Bundle
@@ -56,19 +56,25 @@ def stage_graphs(bundle: Bundle) -> dict[str, Graph]:
     """Every stage's graph; MvgptError if the manifest says otherwise than the program."""
     graphs = {}
     for name, info in bundle.manifest.stages.items():
-        method = read_program(bundle.path(name)).get(info.method)
-        if method is None or (method.delegates, method.outside) != (info.delegates, info.undelegated):
+        method = read_program(bundle.path(name)).get(info.method, Method((), {}))
+        claimed = {"delegates": info.delegates, **info.undelegated}
+        found = {"delegates": method.delegates, **method.outside}
+        if claimed != found:
             raise MvgptError(
                 "the manifest and the program disagree on what runs outside the delegates",
                 stage=name,
-                expected=f"{info.delegates} delegates, {info.undelegated}",
-                got=f"{method.delegates} delegates, {method.outside}" if method else f"no method {info.method}",
+                expected=_difference(claimed, found),
+                got=_difference(found, claimed),
                 remedy="export the bundle again: another version of mvgpt made it",
             )
         own = {op: n for op, n in method.outside.items() if op.startswith(f"{NAMESPACE}::")}
         portable = {op: n for op, n in method.outside.items() if op not in own}
         graphs[name] = Graph(method.delegates, method.nodes, own, portable)
     return graphs
+
+
+def _difference(counts: dict[str, int], others: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items() if others.get(name) != n) or "none of these"
 
 
 def _profile_with_status(bundle: Bundle, threads: int | None) -> list[Profile]:

@@ -26,15 +26,14 @@ class Allowed:
     outside: Mapping[str, Count]  # by operator
 
 
-# Both streams enter as uint8, which XNNPACK has no tensors of; a constant is repeated, which it has no form of.
+# Frames enter as uint8, of which XNNPACK has no tensors.
 _CAST = {"dim_order_ops::_to_dim_order_copy.out": (0, 1)}
-_REPEAT = {"aten::expand_copy.out": (0, 1)}  # the class token, or the frame mask
-# XNNPACK multiplies batches of matrices of equal number only: both pooling matrices are repeated.
+# XNNPACK multiplies batches of equal number only: both pooling matrices are repeated for every frame.
 _POOL = {"aten::expand_copy.out": (0, 2)}
 
 _EITHER = {
-    # XNNPACK has no layer norm: two in a layer, one before the first
-    "image_encoder": Allowed((2, 2), {**_CAST, **_REPEAT, "aten::native_layer_norm.out": (2, 1)}),
+    # XNNPACK has no layer norm: two in a layer, one before the first. The class token is repeated for every frame.
+    "image_encoder": Allowed((2, 2), {**_CAST, "aten::expand_copy.out": (0, 1), "aten::native_layer_norm.out": (2, 1)}),
     # Sums in stages of an exact order, comparisons and a choice on [8] numbers: no weights, a thousandth of the time.
     "frame_scorer": Allowed(
         (0, 5),
@@ -66,9 +65,9 @@ _EITHER = {
     ),
 }
 
-# The video encoder around its mixers: RMS norms (XNNPACK has no mean over the last dimension), and the choice of the
-# class token's row and of the frames'.
-_VIDEO = {**_CAST, "aten::expand_copy.out": (0, 2), "aten::full_like.out": (0, 1), "aten::mean.out": (1, 1)}
+# The video encoder around its mixers: means of RMS norms (XNNPACK has none over the last dimension), the residual's
+# start of zeros, and the pooling.
+_VIDEO = {**_CAST, **_POOL, "aten::full_like.out": (0, 1), "aten::mean.out": (1, 1)}
 
 _FUSED = {
     # Both directions of a mixer on our operators: the delegates before, between and after them.
@@ -76,7 +75,7 @@ _FUSED = {
         (3, 3),
         {
             **_VIDEO,
-            "aten::select_copy.int_out": (0, 2),
+            "aten::select_copy.int_out": (0, 2),  # of the class token and its position
             "mvgpt::causal_conv1d_silu.out": (2, 0),
             "mvgpt::selective_scan.out": (2, 0),
         },
@@ -100,7 +99,7 @@ _STOCK = {
         (7, 3),
         {
             **_VIDEO,
-            "aten::full_like.out": (2, 1),
+            "aten::full_like.out": (2, 1),  # each scan's first state
             "aten::add.out": (2, 0),
             "aten::copy_": (4, 0),
             "aten::exp.out": (2, 0),
