@@ -90,14 +90,6 @@ def test_stages_are_where_the_contract_says(tiny_bundle: Bundle) -> None:
         assert meta.num_outputs() == len(stage.outputs)
 
 
-def test_heavy_operators_are_delegated(tiny_bundle: Bundle) -> None:
-    stages = tiny_bundle.manifest.stages
-    assert all(stages[name].delegates > 0 for name in stages if name != "token_embedding")
-    assert not any(
-        "linear" in op or "bmm" in op or "convolution" in op for s in stages.values() for op in s.undelegated
-    )
-
-
 @pytest.mark.parametrize("unit", ["image_encoder.pte", "slm.pte", contract.TOKENIZER_NAME])
 def test_a_flipped_byte(copy: Path, unit: str) -> None:
     data = bytearray((copy / unit).read_bytes())
@@ -223,7 +215,7 @@ def test_a_bundle_that_fails_verification_is_not_written(
         """The session's lowered programs: lowering again takes most of a minute."""
         shutil.copy(tiny_bundle.folder / path.name, path)
         infos = {name: tiny_bundle.manifest.stages[name] for name in stages}
-        return LoweredFile({n: LoweredMethod(i.delegates, i.undelegated) for n, i in infos.items()}, 0, ())
+        return LoweredFile({n: LoweredMethod(i.delegates, i.undelegated) for n, i in infos.items()}, 0)
 
     monkeypatch.setattr(export, "export_unit", reuse)
     assert export.export_bundle("tiny", tmp_path / "good").manifest.verified == tiny_bundle.manifest.verified

@@ -34,7 +34,7 @@ from mvgpt_runtime.manifest import (
     read_manifest,
 )
 
-from .backends import BACKENDS, SUFFIXES, LoweredFile, Report
+from .backends import BACKENDS, SUFFIXES, LoweredFile, Report, delegation
 from .calibration import calibration_prompts
 from .half import LARGEST, check_range
 from .parity import verify as verify_bundle
@@ -152,7 +152,7 @@ def export_unit(
     path: Path,
     report: Report = lambda what: None,
 ) -> LoweredFile:
-    """Export and lower the stages of one file."""
+    """Export and lower the stages of one file; MvgptError if operators stay outside the delegates that should not."""
     programs = {}
     modules: dict[str, torch.nn.Module] = {}
     with torch.no_grad():
@@ -174,7 +174,10 @@ def export_unit(
                 dynamic_shapes=dynamic_shapes(name, geometry),
                 strict=False,
             )
-    return BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
+    lowered = BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
+    for name, method in lowered.methods.items():
+        delegation.check(backend, kernels, name, source.model.config.layers(name), method)
+    return lowered
 
 
 def _detail(progress: Progress, step: str, done: int, total: int, what: str) -> None:

@@ -153,7 +153,13 @@ def chat(
 
 
 @app.command()
-def inspect(bundle: BundleArg, as_json: JsonOption = False) -> None:
+def inspect(
+    bundle: BundleArg,
+    graph: Annotated[bool, typer.Option("--graph", help="Instead: delegates, and operators outside them.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Instead: run the stages, time every operator.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Of --profile.", show_default="the runtime's choice")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check a bundle's files and show what is in it.
 
     Example: mvgpt inspect bundles/tiny --json
@@ -163,7 +169,11 @@ def inspect(bundle: BundleArg, as_json: JsonOption = False) -> None:
         from .manifest import Bundle
 
         opened = Bundle.open(bundle)
-        if as_json:
+        if graph or profile:
+            from .inspection import show
+
+            show(opened, graph, profile, threads, as_json)
+        elif as_json:
             print(opened.manifest.model_dump_json(indent=1))
         else:
             _print_manifest(opened.manifest)
