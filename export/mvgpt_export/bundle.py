@@ -176,7 +176,8 @@ def export_unit(
             )
     lowered = BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
     for name, method in lowered.methods.items():
-        delegation.check(backend, kernels, name, source.model.config.layers(name), method)
+        half = any(rule.scheme == HALF_ARITHMETIC for rule in recipe.rules_for(name))
+        delegation.check(backend, kernels, name, source.model.config.layers(name), method, half=half)
     return lowered
 
 

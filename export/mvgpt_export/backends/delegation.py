@@ -7,7 +7,7 @@ program calls them by; `mvgpt inspect BUNDLE --graph` prints them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mvgpt_runtime.errors import MvgptError
@@ -150,12 +150,23 @@ ALLOWED: dict[str, dict[str, dict[str, Allowed]]] = {
 }
 """By backend, form of the kernels, and stage."""
 
+# With two branches of every layer in float16 besides: XNNPACK's delegates do not take a cast from one to the other.
+HALF_BRANCHES = Allowed((2, 0), {"dim_order_ops::_to_dim_order_copy.out": (6, 0)})
 
-def check(backend: str, kernels: str, stage: str, layers: int, method: LoweredMethod) -> None:
-    """MvgptError if `method` has an operator outside its delegates, or delegates, that the list does not allow."""
-    allowed = ALLOWED[backend][kernels][stage]
-    counts = {"delegates": (method.delegates, allowed.delegates)}
-    counts |= {op: (n, allowed.outside.get(op, (0, 0))) for op, n in method.undelegated.items()}
+
+def check(backend: str, kernels: str, stage: str, layers: int, method: LoweredMethod, *, half: bool = False) -> None:
+    """MvgptError if `method` has an operator outside its delegates, or delegates, that the list does not allow.
+
+    `half`: whether the recipe has arithmetic in float16 in the stage's layers.
+    """
+    lists = [ALLOWED[backend][kernels][stage], *([HALF_BRANCHES] if half else [])]
+
+    def sum_of(counts: Iterable[Count]) -> Count:
+        each, besides = zip(*counts, strict=True)
+        return sum(each), sum(besides)
+
+    counts = {"delegates": (method.delegates, sum_of(a.delegates for a in lists))}
+    counts |= {op: (n, sum_of(a.outside.get(op, (0, 0)) for a in lists)) for op, n in method.undelegated.items()}
     limits = {name: (n, each * layers + besides) for name, (n, (each, besides)) in counts.items()}
     over = {name: (n, most) for name, (n, most) in limits.items() if n > most}
     if over:
