@@ -61,6 +61,7 @@ _EITHER = {
             "aten::embedding.out": (0, 1),
             "quantized_decomposed::embedding_byte.dtype_out": (0, 1),
             "quantized_decomposed::embedding_4bit.dtype_out": (0, 1),
+            "dim_order_ops::_to_dim_order_copy.out": (0, 1),  # from float16
         },
     ),
 }
