@@ -13,6 +13,7 @@ import torch
 from defects import DEFECTS, Plant
 from mvgpt_export import check_parity
 from mvgpt_export.checkpoint import save_checkpoint
+from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.parity import Report, Row, compare
 from mvgpt_export.parity.floors import FLOORS, limits
@@ -165,7 +166,9 @@ def test_nan_and_other_shapes_pass_nowhere() -> None:
 def test_errors_may_not_shrink_on_the_way(recipe: str) -> None:
     """A floor for accumulated errors is never above the stage's own."""
     for stage in contract.STAGE_NAMES:
-        own, accumulated = (limits(RECIPES[recipe], stage, fed, 1.0) for fed in ("eager", "bundle"))
+        own, accumulated = (
+            limits(RECIPES[recipe], NAMED_CONFIGS["0.5b"], stage, fed, 1.0) for fed in ("eager", "bundle")
+        )
         if "sqnr_db" in own:
             assert accumulated["sqnr_db"] <= own["sqnr_db"]
         assert set(FLOORS) >= {RECIPES[recipe].bits(stage)}
@@ -210,12 +213,15 @@ def test_a_checkpoint_that_moved(tiny_bundle: Bundle, tmp_path: Path) -> None:
 
 @pytest.mark.slow  # lowering takes a minute or two
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "fp32"])
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if RECIPES[name].rules])
 def test_defects_of_quantized_bundles(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mvgpt_export import export_bundle
 
     bundle = export_bundle("tiny", tmp_path / recipe, recipe=recipe)  # which checks it
+    four = RECIPES[recipe].bits("text_decoder") == 4  # whose rounding is larger than what either does to its logits
     for plant, steps in DEFECTS.items():
+        if four:
+            steps = tuple(step for step in steps if step != "text_decoder")
         model = open_source("tiny").model
         with monkeypatch.context() as patch:
             plant(model, patch)

@@ -15,7 +15,8 @@ from mvgpt_export.backends.delegation import ALLOWED
 from mvgpt_export.calibration import calibration_prompts
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.qwen2 import KVCache, rotary_table
-from mvgpt_export.parity.floors import FLOORS
+from mvgpt_export.parity.floors import limits
+from mvgpt_export.parity.metrics import distance
 from mvgpt_export.quant import RECIPES, Recipe, Rule, quantize
 from mvgpt_export.random_weights import random_model
 from mvgpt_export.sources import Source
@@ -70,10 +71,8 @@ def test_logits_equal_the_eager_model(
         if recipe == "fp32":
             assert np.abs(error).max() <= FP32_BUNDLE * np.abs(expected).max()
         else:
-            assert (
-                10 * np.log10((expected**2).sum() / (error**2).sum())
-                >= FLOORS[RECIPES[recipe].bits("text_decoder")].sqnr_db
-            )
+            floor = limits(RECIPES[recipe], CONFIG, "text_decoder", "eager", 1.0)["sqnr_db"]
+            assert distance(got, expected)["sqnr_db"] >= floor
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def test_int8_is_smaller_and_close(source: Source, tmp_path: Path) -> None:
     with torch.no_grad():
         reference = source.model.video_encoder(frames, torch.ones(8))
     scale = float((reference / reference.abs().max()).square().mean().sqrt())
-    floor = FLOORS[8].sqnr_db
+    floor = FLOORS[8].at(len(source.model.video_encoder.layers))
     assert floor is not None
     assert floor <= 20 * np.log10(scale / np.sqrt((off**2).mean())) < 60  # it is quantized
 
@@ -109,7 +109,7 @@ def test_the_floor_of_quantized_stages_catches_mistakes(source: Source, mistake:
         reference = source.model.video_encoder(frames, mask)
         mistake(wrong)
         got = wrong(frames, mask).numpy()
-    floor = FLOORS[8].sqnr_db
+    floor = FLOORS[8].at(len(wrong.layers))
     assert floor is not None
     assert distance(got, reference.numpy())["sqnr_db"] < floor
 

@@ -6,6 +6,7 @@ what passes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mvgpt_runtime import contract
@@ -83,7 +84,9 @@ def compare(
         MvgptError: the model has other sizes, the recipe is unknown, no such video.
     """
     geometry = bundle.geometry
-    sizes = contract.geometry_dict(model.config.geometry(geometry.max_context, geometry.prefill_chunk))
+    sizes = contract.geometry_dict(
+        replace(model.config.geometry(), max_context=geometry.max_context, prefill_chunk=geometry.prefill_chunk)
+    )
     if different := {name: size for name, size in sizes.items() if size != bundle.manifest.geometry[name]}:
         raise MvgptError(
             "the checkpoint's sizes are not the bundle's",

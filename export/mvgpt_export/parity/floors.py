@@ -5,8 +5,10 @@ Each floor stands between honest stages and defective ones; docs/parity.md has b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from ..config import ModelConfig
 from ..quant import Recipe
 
 # Largest difference over the output's largest value, where nothing is quantized. Kernels sum in another order than
@@ -16,23 +18,30 @@ CLOSE = 1e-4
 
 @dataclass(frozen=True)
 class Floor:
-    """Cosine has none: an SQNR implies one. Shown beside it, it tells a wrong scale from a wrong direction."""
+    """Of one width of numbers. Cosine has no floor: an SQNR implies one. Beside it, it tells scale from direction."""
 
-    sqnr_db: float | None  # None: CLOSE instead, which is tighter
-    argmax_agreement: float
+    sqnr_db: float | None  # after one layer; None: CLOSE instead, which is tighter
+    least_db: float  # after any number of them
+    argmax_agreement: float | None  # None: only shown
     kl_divergence: float  # nats
+
+    def at(self, depth: int) -> float | None:
+        """Rounding errors are independent: their energy grows with the number of layers, up to a limit."""
+        return None if self.sqnr_db is None else max(self.sqnr_db - 10 * math.log10(depth), self.least_db)
 
 
 FLOORS = {
     # One of 65 positions may be a tie that rounding decides.
-    32: Floor(None, 0.98, 1e-6),
+    32: Floor(None, 0, 0.98, 1e-6),
     # Weights and some arithmetic in float16, whose step is 2⁻¹¹.
-    16: Floor(40.0, 0.9, 1e-3),
-    # Of the stages, the deepest (32 layers of random weights) has 26 dB; a lost or swapped direction 6 or less, the
-    # other encoder's normalisation 18. Trained logits: agreement 0.94, KL 0.018 (docs/recipes.md).
-    8: Floor(20.0, 0.75, 0.1),
-    # Trained logits: agreement 0.62, KL 0.40. Random ones are nearly tied, so there rounding picks many another token.
-    4: Floor(8.0, 0.1, 1.0),
+    16: Floor(48, 40, 0.9, 1e-3),
+    # Honest stages: 36 dB after 4 layers (image encoder), 31 (text decoder), 26 after 32 (video encoder). The other
+    # encoder's normalisation leaves 22, keys one position on 28. Trained logits: agreement 0.94, KL 0.018
+    # (docs/recipes.md). Random ones are nearly tied, and rounding decides many: 0.88.
+    8: Floor(35.5, 20, 0.5, 0.1),
+    # 22 dB in the table of embeddings, 13 after 4 layers. Trained logits: agreement 0.73, KL 0.10. Of random ones 0.15
+    # agree, which is too little to tell from a mistake.
+    4: Floor(14, 8, None, 1.0),
 }
 
 # Whose errors reach a stage, besides its own. The video encoder sees pixels, of the frames that the bundle selected.
@@ -44,17 +53,20 @@ _UPSTREAM = {
 }
 
 
-def limits(recipe: Recipe, stage: str, fed: str, largest: float) -> dict[str, float]:
+def limits(recipe: Recipe, config: ModelConfig, stage: str, fed: str, largest: float) -> dict[str, float]:
     """By metric, the worst value that passes, for a stage fed with "eager" or "bundle" inputs.
 
     `largest` is the largest absolute value of the eager model's output.
     """
     upstream = _UPSTREAM.get(stage, ()) if fed == "bundle" else ()
-    bits = min(recipe.bits(name) for name in (stage, *upstream))
-    floor = FLOORS[bits]
-    bounds = {"max_abs": CLOSE * largest} if floor.sqnr_db is None else {"sqnr_db": floor.sqnr_db}
-    if stage == "frame_scorer" and (fed == "eager" or bits == 32):
+    ratios = [FLOORS[recipe.bits(name)].at(config.layers(name) or 1) for name in (stage, *upstream)]
+    quantized = [ratio for ratio in ratios if ratio is not None]
+    bounds = {"sqnr_db": min(quantized)} if quantized else {"max_abs": CLOSE * largest}
+    if stage == "frame_scorer" and (fed == "eager" or not quantized):
         bounds["selected_equal"] = 1.0  # from quantized features near-ties fall either way: shown, without a floor
     if stage == "text_decoder":
-        bounds |= {"argmax_agreement": floor.argmax_agreement, "kl_divergence": floor.kl_divergence}
+        floor = FLOORS[min(recipe.bits(name) for name in (stage, *upstream))]
+        bounds["kl_divergence"] = floor.kl_divergence
+        if floor.argmax_agreement is not None:
+            bounds["argmax_agreement"] = floor.argmax_agreement
     return bounds

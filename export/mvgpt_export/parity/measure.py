@@ -80,7 +80,7 @@ def measure(bundle: Bundle, model: VideoGPT, recipe: Recipe, inputs: Inputs, pro
                 metrics["selected_equal"] = selected_equal(outputs["selected"], *choices[fed])
             if stage == "text_decoder":
                 metrics |= token_agreement(outputs[stage], expected[stage])
-            bounds = limits(recipe, stage, fed, float(np.abs(expected[stage]).max()))
+            bounds = limits(recipe, model.config, stage, fed, float(np.abs(expected[stage]).max()))
             about = note if stage == "frame_scorer" and fed == "bundle" else ""
             rows.append(Row(inputs.name, stage, fed, metrics, bounds, about))
     return sorted(rows, key=lambda row: STEPS.index(row.step))
