@@ -1,5 +1,7 @@
 """The one table of tolerances, each with its reason; all are the largest difference over the largest value."""
 
+from mvgpt_runtime.goldens import tolerances
+
 # Eager networks against transformers' and against float64 loops: float32 sums in another order.
 EAGER = 1e-4
 
@@ -9,6 +11,10 @@ GOLDEN = 1e-5
 
 # fp32 bundle against the eager model on equal pixels: kernels sum in another order than torch does.
 FP32_BUNDLE = 1e-4
+
+# A bundle against golden vectors from another machine. Apps need these too: they are in the package, with their
+# reasons, and in every folder of vectors.
+VECTORS = tolerances
 
 # Quantized language model with trained weights (test_trained_model.py): the least share of its greedy answer that
 # float32 would have chosen too, given the words before, by recipe. A first measurement, of the layers' linears alone:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +16,7 @@ import torch
 from mvgpt_runtime import contract
 from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.errors import MvgptError
+from mvgpt_runtime.folders import check_output, folder_in_the_making
 from mvgpt_runtime.kernels import REMEDY, available
 from mvgpt_runtime.manifest import (
     Bundle,
@@ -94,7 +92,7 @@ def export_bundle(
     if kernels == "fused" and not available():
         raise MvgptError("the fused operators are not compiled", stage="export", remedy=REMEDY)
     output = Path(output)
-    _check_output(output)
+    check_output(output, "bundle", _is_bundle)
     units: dict[str, list[str]] = {}
     for stage in contract.STAGES:
         units.setdefault(stage.unit, []).append(stage.name)
@@ -113,7 +111,7 @@ def export_bundle(
         if rule.scheme == HALF_ARITHMETIC:
             peak = check_range(rule.stage, getattr(source.model, rule.stage), rule.layers, frames)
             progress(f"largest activation in float16 is {peak.value:.1f} of {LARGEST:.0f}", 0, len(steps))
-    with _folder_in_the_making(output) as folder:
+    with folder_in_the_making(output) as folder:
         lowered: dict[str, LoweredFile] = {}
         for i, (unit, stages) in enumerate(units.items(), start=1):
             step(i)
@@ -245,42 +243,9 @@ def _manifest(
     )
 
 
-def _check_output(output: Path) -> None:
-    """The output may be absent, empty, or a bundle (which is replaced); nobody's other files are touched."""
-    if not output.exists():
-        return
-    if output.is_dir():
-        if not any(output.iterdir()):
-            return
-        try:
-            read_manifest(output)
-            return
-        except MvgptError:
-            if (output / contract.MANIFEST_NAME).is_file() and any(output.glob("*.pte")):
-                return  # a damaged or older bundle
-    raise MvgptError(
-        "the output exists and is no bundle",
-        stage="export",
-        expected="a new or empty folder, or a bundle to replace",
-        got=output,
-        remedy="choose another name, or remove it yourself",
-    )
-
-
-@contextmanager
-def _folder_in_the_making(output: Path) -> Iterator[Path]:
-    """A hidden folder beside `output` that takes its place when the block ends, and vanishes when it fails."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+def _is_bundle(folder: Path) -> bool:
     try:
-        folder.chmod(0o755)  # mkdtemp's folders are private
-        yield folder
-        if output.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
-            output.rename(old / output.name)
-            folder.rename(output)
-            shutil.rmtree(old)
-        else:
-            folder.rename(output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        read_manifest(folder)
+        return True
+    except MvgptError:  # it may be a damaged or older one
+        return (folder / contract.MANIFEST_NAME).is_file() and any(folder.glob("*.pte"))

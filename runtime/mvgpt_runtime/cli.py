@@ -1,10 +1,11 @@
-"""`mvgpt ask`, `chat` and `inspect`: parse, call the library, print. Heavy imports stay inside the commands."""
+"""`mvgpt ask`, `chat`, `inspect`, `goldens`: parse, call the library, print. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -181,20 +182,76 @@ def inspect(
     run(command)
 
 
+@app.command()
+def goldens(
+    bundle: BundleArg,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write; older vectors there are replaced.", show_default=False),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Compare with these vectors instead; exit status 1 if they differ.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write golden vectors, which apps in other languages are tested with; or check a bundle against some.
+
+    Example: mvgpt goldens bundles/tiny -o vectors
+    """
+
+    def command() -> None:
+        if (output is None) == (check is None):
+            raise MvgptError("nothing to do", stage="goldens", expected="either --output or --check")
+        from .goldens import check_goldens, write_goldens
+        from .manifest import Bundle
+
+        opened = Bundle.open(bundle)
+        with _status("opening the bundle …", quiet=as_json) as update:
+            if check is not None:
+                difference = check_goldens(opened, check, update)
+            elif output is not None:
+                vectors = write_goldens(opened, output, update)
+        if check is not None:
+            _report(as_json, {"vectors": str(check), "difference": difference}, difference or f"{check}: no difference")
+            raise SystemExit(1 if difference else 0)
+        files = [file for case in vectors.cases for file in case.outputs]
+        size = sum(path.stat().st_size for path in Path(str(output)).iterdir())
+        _report(
+            as_json,
+            {"vectors": str(output), "cases": len(vectors.cases), "files": len(files), "bytes": size}
+            | {"provenance": vectors.provenance},
+            f"{output}: {len(vectors.cases)} cases in {len(files)} files, {size / 1e3:.0f} kB",
+        )
+
+    run(command)
+
+
 def main() -> None:
     app()
+
+
+def _report(as_json: bool, values: dict[str, object], text: str) -> None:
+    print(json.dumps(values, ensure_ascii=False) if as_json else text)
+
+
+@contextmanager
+def _status(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A line on a terminal that says what is being done."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status(text) as status:
+        if quiet or not console.is_terminal:
+            status.stop()
+        yield lambda stage: status.update(f"{stage} …")
 
 
 def _load_video(
     session: Session, video: Path, start: float | None = None, end: float | None = None, quiet: bool = False
 ) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with console.status("reading the video …") as status:
-        if quiet or not console.is_terminal:
-            status.stop()
-        session.load_video(video, start, end, progress=lambda stage: status.update(f"{stage} …"))
+    with _status("reading the video …", quiet) as update:
+        session.load_video(video, start, end, progress=update)
 
 
 def _answer_json(session: Session, answer: Answer, question: str) -> dict[str, object]:

@@ -13,7 +13,10 @@ CONTRACT_VERSION = 1
 """Raised whenever a stage's tensors, their meaning or the metadata change; hosts refuse other versions."""
 
 MANIFEST_SCHEMA_VERSION = 3
+VECTORS_SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+VECTORS_NAME = "vectors.json"
+"""The manifest of a folder of golden vectors."""
 TOKENIZER_NAME = "tokenizer.json"
 METADATA_METHOD = "mvgpt_metadata"
 """Method of every ExecuTorch program that returns its stamp: JSON with `contract_version`, `stages` and `geometry`."""

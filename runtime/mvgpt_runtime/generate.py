@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +14,18 @@ from .stats import Stats
 
 Check = Callable[[str], None]
 """Called with a stage's name before each of its steps; raises `Cancelled` to stop there."""
+
+
+def chunk_plan(blocks: Iterable[int], prefill_chunk: int, start: int = 0) -> list[tuple[int, int]]:
+    """(start_pos, rows) of every text_decoder call that prefills blocks of so many rows, the first one at `start`.
+
+    Each block is cut at prefill_chunk, and no call holds rows of two blocks.
+    """
+    plan = []
+    for rows in blocks:
+        plan += [(start + first, min(prefill_chunk, rows - first)) for first in range(0, rows, prefill_chunk)]
+        start += rows
+    return plan
 
 
 class Generator:
@@ -51,10 +63,10 @@ class Generator:
             Cancelled: `check` raised it; the chunks before are in the KV cache.
         """
         self.check_room(self.cached + len(rows))
-        chunk = self._geometry.prefill_chunk
-        for first in range(0, len(rows), chunk):
+        first = self.cached
+        for start, count in chunk_plan([len(rows)], self._geometry.prefill_chunk, first):
             check("text_decoder")
-            logits = self._append(rows[first : first + chunk])
+            logits = self._append(rows[start - first :][:count])
         return logits
 
     def decode(

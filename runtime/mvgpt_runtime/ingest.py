@@ -16,12 +16,19 @@ from .generate import Check, Generator
 from .stats import Stats
 
 
+def video_blocks(prefix: int, geometry: Geometry) -> list[int]:
+    """Rows of every block that a video is prefilled in: the prefix, a frame's image tokens (padding frames too) for
+    each frame, and the video encoder's tokens."""
+    frames = [geometry.image_tokens] * geometry.num_frames
+    return [prefix, *frames, geometry.num_chunks * geometry.video_tokens]
+
+
 class Ingest:
     """A video on its way into the KV cache: the prefix at once, image tokens frame by frame, the rest at the end.
 
     Image tokens come first in the prompt and in the order of frames, and the decoder is causal: what is prefilled while
-    the video still runs is what would be prefilled afterwards. However frames arrive, the prefill's chunks are the
-    prefix, then every block of `VideoEncoder.blocks`, each cut at prefill_chunk: the results are the same to the bit.
+    the video still runs is what would be prefilled afterwards. However frames arrive, the prefill's chunks are
+    `chunk_plan` of `video_blocks`: the results are the same to the bit.
 
     Args:
         low_memory: first all encoders, then the language model, which does not share memory with them: nothing is
@@ -52,7 +59,7 @@ class Ingest:
         self._clock = FrameClock()
         self._prefilled = 0  # of the encoder's blocks
         self._started = self._last_frame = started
-        generator.check_room(len(prefix_ids) + geometry.visual_tokens)
+        generator.check_room(sum(video_blocks(len(prefix_ids), geometry)))
         generator.rewind(0)
         if low_memory:
             self._unload(contract.LANGUAGE_STAGES)

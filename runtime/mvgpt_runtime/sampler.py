@@ -28,7 +28,7 @@ from .errors import MvgptError
 
 Float64Array = npt.NDArray[np.float64]
 
-_MASK = (1 << 64) - 1
+_GAMMA, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 
 class SplitMix64:
@@ -37,13 +37,17 @@ class SplitMix64:
     def __init__(self, seed: int) -> None:
         self._state = seed & _MASK
 
+    def many(self, count: int) -> npt.NDArray[np.uint64]:
+        """The next `count` unsigned 64-bit integers."""
+        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(self._state)
+        self._state = (self._state + count * _GAMMA) & _MASK
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
     def next(self) -> int:
-        """The next unsigned 64-bit integer."""
-        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
-        z = self._state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-        return z ^ (z >> 31)
+        """The next one."""
+        return int(self.many(1)[0])
 
     def uniform(self) -> float:
         """The next double in [0, 1): the upper 53 bits."""
