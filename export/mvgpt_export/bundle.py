@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +31,7 @@ from mvgpt_runtime.manifest import (
 )
 
 from .backends import BACKENDS, SUFFIXES, LoweredFile, Report
+from .output import folder_in_the_making
 from .quant import RECIPES, Recipe
 from .sources import Source, open_source
 from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, stage_module
@@ -94,7 +92,7 @@ def export_bundle(
     geometry = source.model.config.geometry(max_context)
     # Before the long work, so that an unfit tokenizer costs nothing.
     ids, stop_ids = special_ids(source.tokenizer, geometry.vocab_size) if source.tokenizer else ({}, ())
-    with _folder_in_the_making(output) as folder:
+    with folder_in_the_making(output) as folder:
         lowered: dict[str, LoweredFile] = {}
         for i, (unit, stages) in enumerate(units.items(), start=1):
             step(i)
@@ -224,22 +222,3 @@ def _check_output(output: Path) -> None:
         got=output,
         remedy="choose another name, or remove it yourself",
     )
-
-
-@contextmanager
-def _folder_in_the_making(output: Path) -> Iterator[Path]:
-    """A hidden folder beside `output` that takes its place when the block ends, and vanishes when it fails."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
-        folder.chmod(0o755)  # mkdtemp's folders are private
-        yield folder
-        if output.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
-            output.rename(old / output.name)
-            folder.rename(output)
-            shutil.rmtree(old)
-        else:
-            folder.rename(output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

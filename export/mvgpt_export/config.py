@@ -149,7 +149,9 @@ def _bad(what: str, expected: object, got: object, remedy: str | None = None) ->
 
 def pipeline_config(raw: Mapping[str, Any]) -> PipelineConfig:
     """From config.json's optional `"mvgpt"` object."""
-    given = dict(raw.get("mvgpt", {}))
+    given = raw.get("mvgpt", {})
+    if not isinstance(given, dict):
+        raise _bad("'mvgpt' is no object", "names and values", repr(given))
     known = {name: type(value) for name, value in asdict(PipelineConfig()).items()}
     for name, value in given.items():
         if name not in known:
@@ -252,11 +254,11 @@ def assemble(pipeline: PipelineConfig, clip: ClipConfig, video: VideoMambaConfig
 
 def _shape(shapes: Shapes, name: str, rank: int, network: str) -> tuple[int, ...]:
     got = shapes.get(name)
-    if got is None or len(got) != rank:
+    if got is None or len(got) != rank or 0 in got:
         raise MvgptError(
             f"tensor {name!r} of the {network} is missing or malformed",
             stage="checkpoint",
-            expected=f"{rank} dimensions",
+            expected=f"{rank} dimensions, none of them 0",
             got=got,
             remedy="is this a Mobile-VideoGPT checkpoint? Encoders may also be given apart (--clip, --videomamba)",
         )
@@ -271,9 +273,8 @@ def _grid(positions: int, name: str) -> int:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """Layers that have at least one tensor, by the highest index; holes show up as missing keys later."""
-    indices = [name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)]
-    return 1 + max((int(i) for i in indices if i.isdigit()), default=-1)
+    """Layers that have at least one tensor; one after a hole in the numbering shows up as unused later."""
+    return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})
 
 
 def _clip_config(shapes: Shapes, pipeline: PipelineConfig) -> ClipConfig:
