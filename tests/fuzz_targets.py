@@ -1,10 +1,9 @@
-"""What is fuzzed: each function here makes a target for `sandbox.Sandbox`, run in a process that imports as little else."""
+"""What is fuzzed: each function makes a target for `sandbox.Sandbox`, and imports inside, in a process of its own."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -35,7 +34,7 @@ def bundle(workspace: Path, folder: Path) -> Target:
 
 
 def tokenizer(workspace: Path, folder: Path) -> Target:
-    """tokenizer.json, with its right hash in the manifest → a prompt's ids, and text from ids; the exporter's checks."""
+    """tokenizer.json, its hash in the manifest → a prompt's ids, and text from ids; the exporter's checks."""
     from mvgpt_export.tokenizer import special_ids
     from mvgpt_runtime import contract
     from mvgpt_runtime.manifest import Bundle
@@ -123,5 +122,5 @@ def _linked(folder: Path, workspace: Path) -> Path:
         if file.suffix == ".json":
             shutil.copy(file, copy)
         else:
-            os.symlink(file, copy / file.name)
+            (copy / file.name).symlink_to(file)
     return copy

@@ -1,4 +1,4 @@
-"""Runs a function on hostile input in a process of its own, where a crash or a hang is a result and not the end of the tests."""
+"""Runs a function on hostile input in a process of its own, where a crash or a hang is not the end of the tests."""
 
 from __future__ import annotations
 

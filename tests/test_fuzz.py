@@ -46,8 +46,8 @@ def cases(few: int, many: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("count", [few, pytest.param(many, marks=[pytest.mark.slow, pytest.mark.timeout(0)])])
 
 
-def fuzz(what: str, strategy: st.SearchStrategy[Any], sandbox: Sandbox, count: int) -> Counter[str]:
-    """The outcomes of `count` cases."""
+def fuzz(what: str, strategy: st.SearchStrategy[Any], sandbox: Sandbox, count: int) -> None:
+    """The outcomes of `count` cases; both kinds must be among them."""
     outcomes: Counter[str] = Counter()
     started = time.perf_counter()
 
@@ -64,24 +64,20 @@ def fuzz(what: str, strategy: st.SearchStrategy[Any], sandbox: Sandbox, count: i
         outcomes[sandbox(case)] += 1
 
     run()
+    assert min(outcomes["refused"], outcomes["accepted"]) > count / 50, outcomes
     print(f"{what}: {outcomes.total()} cases, {dict(outcomes)}, {time.perf_counter() - started:.0f} s")
-    return outcomes
 
 
 @cases(40, 3000)
 def test_manifests(tiny_bundle: Bundle, sandbox: Open, count: int) -> None:
     valid = json.loads((tiny_bundle.folder / contract.MANIFEST_NAME).read_text())
-    outcomes = fuzz("manifests", damaged_json(valid), sandbox(fuzz_targets.bundle, tiny_bundle.folder), count)
-    assert outcomes["refused"] > count / 3
-    assert outcomes["accepted"], "no case got past the manifest"
+    fuzz("manifests", damaged_json(valid), sandbox(fuzz_targets.bundle, tiny_bundle.folder), count)
 
 
 @cases(60, 3000)
 def test_tokenizers(tiny_bundle: Bundle, sandbox: Open, count: int) -> None:
     valid = json.loads((tiny_bundle.folder / contract.TOKENIZER_NAME).read_text())
-    outcomes = fuzz("tokenizers", damaged_json(valid), sandbox(fuzz_targets.tokenizer, tiny_bundle.folder), count)
-    assert outcomes["refused"] > count / 10
-    assert outcomes["accepted"]
+    fuzz("tokenizers", damaged_json(valid), sandbox(fuzz_targets.tokenizer, tiny_bundle.folder), count)
 
 
 _PIECES = ["<|im_end|>", "<|im_start|>system\n", "<|endoftext|>", "{question}", "\0", "\ud800", "\udcff", "\ufffe"]
@@ -99,14 +95,13 @@ def questions(draw: st.DrawFn) -> str:
 
 @cases(60, 2000)
 def test_questions(tiny_bundle: Bundle, sandbox: Open, count: int) -> None:
-    outcomes = fuzz("questions", questions(), sandbox(fuzz_targets.question, tiny_bundle.folder), count)
-    assert min(outcomes["refused"], outcomes["accepted"]) > count / 10
+    fuzz("questions", questions(), sandbox(fuzz_targets.question, tiny_bundle.folder), count)
 
 
-@pytest.mark.parametrize("piece", ["a", " ", "\n", "a ", "\u0301", "<|im_end|>", "🎬", "\0"])
-def test_a_megabyte_of_question(tiny_bundle: Bundle, sandbox: Open, piece: str) -> None:
-    text = piece * ((1 << 20) // len(piece.encode()))
-    assert sandbox(fuzz_targets.question, tiny_bundle.folder)(text) == "refused"
+def test_a_megabyte_of_question(tiny_bundle: Bundle, sandbox: Open) -> None:
+    ask = sandbox(fuzz_targets.question, tiny_bundle.folder)
+    for piece in ("a", " ", "\n", "a ", "\u0301", "<|im_end|>", "🎬", "\0"):
+        assert ask(piece * ((1 << 20) // len(piece.encode()))) == "refused"
 
 
 # --- Videos -----------------------------------------------------------------------------------------------------------
@@ -141,7 +136,9 @@ def boxes(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[tupl
 
 def elements(data: bytes) -> list[int]:
     """Where the larger elements of a Matroska file may begin; a few are coincidences, which does no harm."""
-    return [m.start() for m in re.finditer(rb"\x1a\x45\xdf\xa3|[\x18\x15\x16\x1f\x1c\x12][\x4d\x49\x54\x43\x53]..", data)]
+    return [
+        m.start() for m in re.finditer(rb"\x1a\x45\xdf\xa3|[\x18\x15\x16\x1f\x1c\x12][\x4d\x49\x54\x43\x53]..", data)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +159,12 @@ def damaged_videos(name: str, data: bytes) -> st.SearchStrategy[bytes]:
 @cases(80, 4000)
 def test_videos(videos: dict[str, bytes], sandbox: Open, count: int) -> None:
     strategy = st.one_of([damaged_videos(name, data) for name, data in videos.items()])
-    outcomes = fuzz("videos", strategy, sandbox(fuzz_targets.video), count)
-    assert min(outcomes["refused"], outcomes["accepted"]) > count / 20
+    fuzz("videos", strategy, sandbox(fuzz_targets.video), count)
 
 
 @pytest.mark.parametrize(
-    "name", ["h264, index first", *(pytest.param(n, marks=pytest.mark.slow) for n in _FORMATS if n != "h264, index first")]
+    "name",
+    ["h264, index first", *(pytest.param(n, marks=pytest.mark.slow) for n in _FORMATS if n != "h264, index first")],
 )
 def test_videos_cut_at_every_box(videos: dict[str, bytes], sandbox: Open, name: str) -> None:
     """Before a box, inside its header, after it, and in the middle of it; then with every box's length made a lie."""
@@ -209,5 +206,4 @@ def test_checkpoints(eager: VideoGPT, tmp_path: Path, sandbox: Open, count: int)
         damaged_json(header).map(lambda text: ("model.safetensors", with_header(text))),
         damaged_bytes(weights, [0, 8, 8 + size]).map(lambda data: ("model.safetensors", data)),
     )
-    outcomes = fuzz("checkpoints", strategy, sandbox(fuzz_targets.checkpoint, folder), count)
-    assert outcomes["refused"] > count / 3
+    fuzz("checkpoints", strategy, sandbox(fuzz_targets.checkpoint, folder), count)

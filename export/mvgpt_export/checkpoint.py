@@ -246,9 +246,9 @@ def _assemble(config: ModelConfig, tensors: Tensors, foreign: list[str], raw: Ma
     expected = wanted | never_run
 
     found = {name for name in tensors if not IGNORED.fullmatch(name)}
-    head = f"language_model.{LM_HEAD}"
-    if config.text.tied and head in found:
-        if not torch.equal(tensors[head], tensors["language_model.embed_tokens.weight"]):
+    head, table = f"language_model.{LM_HEAD}", "language_model.embed_tokens.weight"
+    if config.text.tied and {head, table} <= found:
+        if not torch.equal(tensors[head].float(), tensors[table].float()):
             raise _error(
                 "lm_head.weight differs from embed_tokens.weight", expected="tie_word_embeddings: equal tensors"
             )

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.errors import MvgptError
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 Shapes = Mapping[str, tuple[int, ...]]
+MAX_SIZE = 1 << 20  # far above every model's; a product of two is still a size that torch can say
+Size = Annotated[int, Field(gt=0, le=MAX_SIZE)]
 
 PROMPT_RESERVE = 650
 """Positions kept for the question, the answer and a short conversation when max_context is not given."""
@@ -156,7 +158,7 @@ def pipeline_config(raw: Mapping[str, Any]) -> PipelineConfig:
     for name, value in given.items():
         if name not in known:
             raise _bad("unknown key in 'mvgpt'", ", ".join(known), name)
-        if type(value) is not known[name] or (value <= 0 and known[name] is int):
+        if type(value) is not known[name] or (known[name] is int and not 0 < value <= MAX_SIZE):
             raise _bad(f"bad value of mvgpt.{name}", f"a positive {known[name].__name__}", repr(value))
     pipeline = PipelineConfig(**given)
     if pipeline.num_frames % pipeline.chunk_frames or pipeline.select_k > pipeline.chunk_frames:
@@ -171,15 +173,15 @@ class _TextFields(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True)
 
-    hidden_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    intermediate_size: PositiveInt
-    vocab_size: PositiveInt
+    hidden_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    intermediate_size: Size
+    vocab_size: Size
     rms_norm_eps: PositiveFloat
     tie_word_embeddings: bool
-    head_dim: PositiveInt | None = None
+    head_dim: Size | None = None
     rope_theta: PositiveFloat | None = None
     rope_parameters: dict[str, Any] | None = None  # where newer files keep rope_theta
     rope_scaling: None = None

@@ -1,4 +1,4 @@
-"""The output folder: written beside its place and put there in one step, so that a kill at any moment leaves no half of it."""
+"""The output folder: written beside its place and put there in one step, so that a kill never leaves half of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def folder_in_the_making(output: Path) -> Iterator[Path]:
 
 
 def _make(output: Path) -> tuple[Path, int]:
-    """A new hidden folder, and the lock that tells other exports that it is in use. The system drops locks of the dead."""
+    """A new hidden folder, and the lock that tells other exports it is in use; the system drops locks of the dead."""
     prefix = f".{output.name}.partial-"
     parent = os.open(output.parent, os.O_RDONLY)
     try:
