@@ -30,8 +30,8 @@ from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.ops.fused_mixer import FusedMixer
 from mvgpt_export.quant import RECIPES, Recipe, Rule
 from mvgpt_export.random_weights import random_model
+from mvgpt_export.samples import smooth_frames
 from mvgpt_export.stages import example_inputs, stage_module
-from mvgpt_export.verify import smooth_frames
 from mvgpt_runtime import kernels
 from mvgpt_runtime.contract import Geometry
 

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from mvgpt_export.quant import RECIPES, Recipe, Rule
 
-LAYERS = r"layers\..*"
-HEAD = "lm_head"
+KEYS_AND_VALUES = Rule("text_decoder", r"layers\..*\.kv_proj", "8da8w")
+ATTENTION = Rule("text_decoder", r"layers\..*\.(q|kv|o)_proj", "8da8w")
+DOWN = Rule("text_decoder", r"layers\..*\.down_proj", "8da8w")
+HEAD = Rule("text_decoder", "lm_head", "8da8w")
 
 
-def uniform(scheme: str, group: int) -> Recipe:
-    """Every linear layer by one scheme, embedding and head on one 4-bit table with groups of this size."""
-    return Recipe((Rule("text_decoder", ".*", scheme),), 4, group, half_kv_cache=True)
-
-
-def mixed(*more: Rule) -> Recipe:
-    """`mobile` with these rules first, embedding and head in 8 bits."""
-    rules = (*more, Rule("text_decoder", HEAD, "8da8w"), Rule("text_decoder", LAYERS, "8da4w-32"))
-    return Recipe(rules, 8, half_kv_cache=True)
+def four_bits(scheme: str, *first: Rule, embedding_bits: int = 4, embedding_group: int = 32) -> Recipe:
+    """Every linear layer by one scheme, but for those of the `first` rules."""
+    rules = (*first, Rule("text_decoder", ".*", scheme))
+    return Recipe(rules, embedding_bits, embedding_group, half_kv_cache=True)
 
 
 FORMS: dict[str, tuple[str, Recipe]] = {
     "fp32": ("fused", RECIPES["fp32"]),
+    "fp16": ("fused", RECIPES["fp16"]),
     "int8": ("fused", RECIPES["int8"]),
     "mobile": ("fused", RECIPES["mobile"]),
     "mobile, stock": ("stock", RECIPES["mobile"]),
-    # what was tried besides
-    "4-bit, groups of 64": ("fused", uniform("8da4w-64", 64)),
-    "4-bit, groups of 128": ("fused", uniform("8da4w-128", 128)),
-    "4-bit, per channel": ("fused", uniform("8da4w", 32)),
-    "mobile, 8-bit vocabulary": ("fused", mixed()),
-    "mobile, 8-bit vocabulary and down": ("fused", mixed(Rule("text_decoder", r".*down_proj", "8da8w"))),
+    # What was tried besides: `mobile` but for what the name says.
+    "keys and values in 4 bits": ("fused", four_bits("8da4w-32")),
+    "groups of 64": ("fused", four_bits("8da4w-64", KEYS_AND_VALUES, embedding_group=64)),
+    "groups of 128": ("fused", four_bits("8da4w-128", KEYS_AND_VALUES, embedding_group=128)),
+    "a scale per channel": ("fused", four_bits("8da4w", KEYS_AND_VALUES)),
+    "attention in 8 bits": ("fused", four_bits("8da4w-32", ATTENTION)),
+    "down_proj in 8 bits": ("fused", four_bits("8da4w-32", KEYS_AND_VALUES, DOWN)),
+    "vocabulary in 8 bits": ("fused", four_bits("8da4w-32", KEYS_AND_VALUES, HEAD, embedding_bits=8)),
 }

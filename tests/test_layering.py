@@ -23,7 +23,7 @@ RUNTIME_ALLOWED = {
     "tokenizers": {"prompt.py"},
     "pydantic": {"manifest.py"},
     "typer": {"cli.py"},
-    "rich": {"cli.py"},
+    "rich": {"cli.py", "inspection.py"},
 }
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bundle import export_bundle
     from .checkpoint import load_model
+    from .parity import check_parity
 
-__all__ = ["export_bundle", "load_model"]
+__all__ = ["check_parity", "export_bundle", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from .bundle import export_bundle
 
         return export_bundle
+    if name == "check_parity":
+        from .parity import check_parity
+
+        return check_parity
     raise AttributeError(name)

@@ -25,18 +25,30 @@ from mvgpt_runtime.manifest import (
     ModelInfo,
     Prompt,
     Sampling,
+    SourceInfo,
     StageInfo,
     file_sha256,
     read_manifest,
 )
 
-from .backends import BACKENDS, SUFFIXES, LoweredFile, Report
+from .backends import BACKENDS, SUFFIXES, LoweredFile, Report, delegation
+from .calibration import calibration_prompts
+from .half import LARGEST, check_range
 from .output import folder_in_the_making
-from .quant import RECIPES, Recipe
-from .sources import Source, open_source
-from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, stage_module
+from .parity import verify as verify_bundle
+from .quant import HALF_ARITHMETIC, RECIPES, Recipe
+from .samples import range_frames
+from .sources import Source, open_source, weight_digests
+from .stages import (
+    KERNELS,
+    default_kernels,
+    dynamic_shapes,
+    example_inputs,
+    stage_module,
+    text_decoder,
+    token_embedding,
+)
 from .tokenizer import special_ids
-from .verify import verify_bundle
 
 Progress = Callable[[str, int, int], None]
 """(what is done next, steps done, steps in all)."""
@@ -52,6 +64,7 @@ def export_bundle(
     clip: str | None = None,
     videomamba: str | None = None,
     max_context: int | None = None,
+    verify: bool = True,
     progress: Progress = lambda what, done, total: None,
 ) -> Bundle:
     """Export `checkpoint` (see `sources.open_source`) as a bundle folder `output`.
@@ -61,6 +74,7 @@ def export_bundle(
         kernels: "fused" (our own operators) or "stock" (an unmodified runtime's); None: fused if they are compiled.
         clip, videomamba: where encoders come from that the checkpoint lacks.
         max_context: positions of the KV cache (None: the video plus `config.PROMPT_RESERVE`).
+        verify: compare every stage with the eager model; without, the manifest says that nothing was compared.
         progress: called before each step.
 
     Raises:
@@ -82,7 +96,7 @@ def export_bundle(
     units: dict[str, list[str]] = {}
     for stage in contract.STAGES:
         units.setdefault(stage.unit, []).append(stage.name)
-    steps = ["load checkpoint", *(f"export {unit}" for unit in units), "verify"]
+    steps = ["load checkpoint", *(f"export {unit}" for unit in units), *(["verify"] if verify else [])]
 
     def step(i: int) -> None:
         progress(steps[i], i, len(steps))
@@ -92,6 +106,11 @@ def export_bundle(
     geometry = source.model.config.geometry(max_context)
     # Before the long work, so that an unfit tokenizer costs nothing.
     ids, stop_ids = special_ids(source.tokenizer, geometry.vocab_size) if source.tokenizer else ({}, ())
+    frames = range_frames(geometry.image_size)
+    for rule in RECIPES[recipe].rules:
+        if rule.scheme == HALF_ARITHMETIC:
+            peak = check_range(rule.stage, getattr(source.model, rule.stage), rule.layers, frames)
+            progress(f"largest activation in float16 is {peak.value:.1f} of {LARGEST:.0f}", 0, len(steps))
     with folder_in_the_making(output) as folder:
         lowered: dict[str, LoweredFile] = {}
         for i, (unit, stages) in enumerate(units.items(), start=1):
@@ -102,10 +121,16 @@ def export_bundle(
                 source, stages, geometry, backend, RECIPES[recipe], kernels, folder / name, report
             )
         if source.tokenizer is not None:
-            source.tokenizer.save(str(folder / contract.TOKENIZER_NAME))
-        manifest = _manifest(source, geometry, backend, recipe, kernels, folder, lowered, ids, stop_ids)
-        step(len(steps) - 1)
-        verify_bundle(Bundle(folder, manifest), source.model, RECIPES[recipe])
+            source.tokenizer.save(str(folder / contract.TOKENIZER_NAME), pretty=False)  # half the bytes
+        made_from = SourceInfo(
+            checkpoint=str(checkpoint), clip=clip, videomamba=videomamba, weights=weight_digests(source.model)
+        )
+        manifest = _manifest(source, made_from, geometry, backend, recipe, kernels, folder, lowered, ids, stop_ids)
+        if verify:
+            step(len(steps) - 1)
+            report = partial(_detail, progress, steps[-1], len(steps) - 1, len(steps))
+            verified = verify_bundle(Bundle(folder, manifest), source.model, report)
+            manifest = manifest.model_copy(update={"verified": verified})
         path = folder / contract.MANIFEST_NAME
         with path.open("w", encoding="utf-8") as f:
             f.write(manifest.model_dump_json(indent=1) + "\n")
@@ -125,19 +150,32 @@ def export_unit(
     path: Path,
     report: Report = lambda what: None,
 ) -> LoweredFile:
-    """Export and lower the stages of one file."""
+    """Export and lower the stages of one file; MvgptError if operators stay outside the delegates that should not."""
     programs = {}
-    for name in stages:
-        report(f"trace {name}")
-        with torch.no_grad():
-            module = stage_module(source.model, name, geometry, kernels, recipe)
+    modules: dict[str, torch.nn.Module] = {}
+    with torch.no_grad():
+        decoder = None
+        if "text_decoder" in stages:
+            prompts = calibration_prompts(source) if recipe.calibrates else None
+            decoder = text_decoder(source.model, geometry, kernels, recipe, prompts, report)
+            modules["text_decoder"] = decoder
+        if "token_embedding" in stages:
+            modules["token_embedding"] = token_embedding(source.model, recipe, decoder)
+        for name in stages:
+            report(f"trace {name}")
+            module = modules.pop(name, None)
+            if module is None:
+                module = stage_module(source.model, name, geometry, kernels, recipe)
             programs[name] = torch.export.export(
                 module,
                 example_inputs(name, geometry),
                 dynamic_shapes=dynamic_shapes(name, geometry),
                 strict=False,
             )
-    return BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
+    lowered = BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
+    for name, method in lowered.methods.items():
+        delegation.check(backend, kernels, name, source.model.config.layers(name), method)
+    return lowered
 
 
 def _detail(progress: Progress, step: str, done: int, total: int, what: str) -> None:
@@ -146,6 +184,7 @@ def _detail(progress: Progress, step: str, done: int, total: int, what: str) -> 
 
 def _manifest(
     source: Source,
+    made_from: SourceInfo,
     geometry: Geometry,
     backend: str,
     recipe: str,
@@ -183,6 +222,7 @@ def _manifest(
             parameters=sum(p.numel() for p in source.model.parameters()),
             license=source.license,
         ),
+        source=made_from,
         recipe=recipe,
         backend=backend,
         kernels="fused" if kernels == "fused" else "stock",
@@ -197,7 +237,7 @@ def _manifest(
         special_ids=ids,
         sampling=Sampling(),
         memory=Memory(all_loaded=sum(loaded.values()), low_memory=max(encoders, loaded[decoder_file])),
-        verified="close",
+        verified=None,
         tools={name: version(name) for name in ("mvgpt", "torch", "executorch", "torchao")},
     )
 

@@ -1,4 +1,4 @@
-"""`mvgpt`: the runtime's commands and `export`. Heavy imports stay inside the command."""
+"""`mvgpt`: the runtime's commands, `export` and `parity`. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
@@ -7,10 +7,26 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from mvgpt_runtime.cli import JsonOption, app, run
+from mvgpt_runtime.cli import BundleArg, JsonOption, app, run
+
+if TYPE_CHECKING:
+    from .parity import Report, Row
+
+ClipOption = Annotated[str | None, typer.Option(help="CLIP folder, if the checkpoint has no image encoder.")]
+VideoMambaOption = Annotated[str | None, typer.Option(help="VideoMamba .pth, if it has no video encoder.")]
+
+# Metrics of `mvgpt parity`: title and format.
+COLUMNS = {
+    "max_abs": ("max abs", ".1e"),
+    "sqnr_db": ("SQNR dB", ".1f"),
+    "cosine": ("cosine", ".5f"),
+    "selected_equal": ("frames", ".0%"),
+    "argmax_agreement": ("argmax", ".0%"),
+    "kl_divergence": ("KL", ".1e"),
+}
 
 
 @app.command()
@@ -38,14 +54,17 @@ def export(
             show_default="fused if compiled",
         ),
     ] = None,
-    clip: Annotated[str | None, typer.Option(help="CLIP folder, if the checkpoint has no image encoder.")] = None,
-    videomamba: Annotated[str | None, typer.Option(help="VideoMamba .pth, if it has no video encoder.")] = None,
+    clip: ClipOption = None,
+    videomamba: VideoMambaOption = None,
     max_context: Annotated[
         int | None,
         typer.Option(
             help="Positions of the KV cache: prompt and answer together.", show_default="the video and 650 more"
         ),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare every stage with the eager model; the manifest says.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a bundle for phones, and check every stage against the eager model.
@@ -68,6 +87,7 @@ def export(
                 clip=clip,
                 videomamba=videomamba,
                 max_context=max_context,
+                verify=verify,
                 progress=progress,
             )
         size = sum(f.bytes for f in bundle.manifest.files.values())
@@ -80,9 +100,96 @@ def export(
                 json.dumps({"bundle": str(output), "bytes": size, "manifest": bundle.manifest.model_dump(mode="json")})
             )
         else:
-            print(f"{output}: {size / 1e6:.1f} MB, every stage checked; try: mvgpt ask {output} VIDEO 'question'")
+            checked = "every stage checked" if verify else "NOT checked"
+            print(f"{output}: {size / 1e6:.1f} MB, {checked}; try: mvgpt ask {output} VIDEO 'question'")
 
     run(command)
+
+
+@app.command()
+def parity(
+    bundle: BundleArg,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What to compare with, as for export.", show_default="what it was made from")
+    ] = None,
+    clip: ClipOption = None,
+    videomamba: VideoMambaOption = None,
+    video: Annotated[Path | None, typer.Option(help="A video file.", show_default="a packaged clip")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every stage of a bundle with the eager model, and name the first one that diverges.
+
+    Exit status 0: all pass; 1: one fails; 2: they cannot be compared. docs/parity.md explains the table.
+
+    Example: mvgpt parity bundles/tiny
+    """
+
+    def command() -> None:
+        _quiet_imports()
+        with _progress() as progress:
+            progress("import torch", 0, 1)
+            from .parity import check_parity
+
+            report = check_parity(
+                bundle,
+                checkpoint,
+                clip=clip,
+                videomamba=videomamba,
+                video=video,
+                progress=lambda what: progress(what, 0, 1),
+            )
+        if as_json:
+            print(json.dumps(report.as_dict()))
+        else:
+            _print_report(report)
+        if not report.passed:
+            raise SystemExit(1)
+
+    run(command)
+
+
+def _print_report(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)  # names may hold brackets
+    for inputs in dict.fromkeys(row.inputs for row in report.rows):
+        table = Table(
+            *("step", "error", *(title for title, _ in COLUMNS.values()), "floor", ""),
+            title=f"{inputs} inputs, {report.recipe}",
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+        )
+        for row in report.rows:
+            if row.inputs == inputs:
+                table.add_row(*_cells(row), style=None if row.passed else "red")
+        console.print(table)
+        for row in report.rows:
+            if row.inputs == inputs and row.note:
+                console.print(f"{row.step}: {row.note}")
+        console.print()
+    if report.other_weights:
+        console.print(
+            f"note: the weights of {', '.join(report.other_weights)} in {report.checkpoint} are not those that were "
+            "exported; what differs below them may be the checkpoint, not the bundle"
+        )
+    if (first := report.first_failure) is None:
+        console.print(f"{report.bundle}: every stage agrees with {report.checkpoint}")
+    else:
+        how = " with the errors accumulated before it" if first.fed == "bundle" else ""
+        console.print(f"{report.bundle}: {first.step} is the first that diverges{how}, on {first.inputs} inputs")
+
+
+def _cells(row: Row) -> list[str]:
+    from .parity.metrics import direction
+
+    values = [format(row.metrics[name], form) if name in row.metrics else "" for name, (_, form) in COLUMNS.items()]
+    floor = ", ".join(
+        f"{COLUMNS[name][0]} {direction(name)} {format(limit, COLUMNS[name][1])}" for name, limit in row.limits.items()
+    )
+    error = {"host": "host", "eager": "own", "bundle": "accumulated"}[row.fed]
+    return [row.step, error, *values, floor, "pass" if row.passed else "FAIL"]
 
 
 @contextmanager

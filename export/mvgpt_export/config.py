@@ -114,6 +114,15 @@ class ModelConfig:
     video_projector: ProjectorConfig
     text: Qwen2Config
 
+    def layers(self, stage: str) -> int:
+        """How many layers `stage` runs; 0 if it has none."""
+        layers = {
+            "image_encoder": self.clip.layers - 1,
+            "video_encoder": self.video.depth,
+            "text_decoder": self.text.layers,
+        }
+        return layers.get(stage, 0)
+
     def geometry(self, max_context: int | None = None, prefill_chunk: int = 512) -> Geometry:
         """The sizes hosts need. max_context defaults to the video plus PROMPT_RESERVE, rounded up to 64."""
         video, image_out, video_out = self.video, self.image_projector, self.video_projector

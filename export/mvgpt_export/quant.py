@@ -1,11 +1,12 @@
 """Recipes: how each stage's weights and activations are stored and computed. Data, with no backend in it.
 
-A stage is quantized by the first rule that matches a linear layer of it; layers without a rule stay float32.
+A linear layer of a stage is stored by the first rule that matches it; layers without a rule stay float32.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,30 @@ from mvgpt_runtime.contract import LANGUAGE_STAGES
 from mvgpt_runtime.errors import MvgptError
 from torch import nn
 
+from .half import Half
 from .rounding import round_groups
 
 if TYPE_CHECKING:
+    import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig
+
+
+Moments = Iterable[tuple[list[str], "torch.Tensor"]]
+
+HALF_ARITHMETIC = "16a16w"
+WEIGHT_BITS = {HALF_ARITHMETIC: 16, "32a16w": 16, "8da8w": 8, "8da4w": 4}
+"""By scheme, without its groups."""
+WITH_LINEAR_LAYERS = ("image_encoder", "video_encoder", "image_projector", "video_projector", "text_decoder")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Linear layers whose name in the exported stage matches `layers` (whole name) get `scheme`."""
+    """Layers whose name in the exported stage matches `layers` (whole name) get `scheme`.
+
+    Schemes for linear layers: "32a16w", weights in float16 and arithmetic in float32; "8da8w" and "8da4w", dynamic
+    8-bit activations × 8- or 4-bit weights with one scale per output channel or, after a dash, per so many weights of
+    one. For any module of one input "16a16w": all of it in float16, which its activations must fit (half.py).
+    """
 
     stage: str
     layers: str
@@ -42,77 +58,115 @@ class Recipe:
     def rules_for(self, stage: str) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.stage == stage)
 
-    def quantizes(self, stage: str) -> bool:
-        """Whether anything of the stage is stored in fewer than 32 bits."""
-        language = stage in LANGUAGE_STAGES and (self.embedding_bits < 32 or self.half_kv_cache)
-        return language or bool(self.rules_for(stage))
+    @property
+    def calibrates(self) -> bool:
+        """Whether the language model's rounding needs to know its layers' inputs."""
+        return self.embedding_bits == 4 or any("4w" in rule.scheme for rule in self.rules_for("text_decoder"))
 
-    def floor_db(self, stage: str) -> float:
-        """Least signal-to-noise ratio of the stage's output against the eager model's."""
-        four = stage in LANGUAGE_STAGES and self.embedding_bits == 4
-        return SQNR_FLOOR_DB[4 if four or any("4w" in rule.scheme for rule in self.rules_for(stage)) else 8]
+    def bits(self, stage: str) -> int:
+        """The fewest bits that a number of the stage is stored in."""
+        bits = [WEIGHT_BITS[rule.scheme.partition("-")[0]] for rule in self.rules_for(stage)]
+        if stage in LANGUAGE_STAGES:
+            bits += [self.embedding_bits, 16 if self.half_kv_cache else 32]
+        return min(bits, default=32)
 
 
 # Seven eighths of the weights of the video encoder and, with a fused scan, most of its time; then 30 MB more at 0.1 dB
-# (docs/selective-scan.md).
+# (docs/selective-scan.md). The last rule is the patch embedding's.
 _VIDEO = (
     Rule("video_encoder", r"layers\.\d+\.mixer\.(in|out)_proj", "8da8w"),
     Rule("video_encoder", r"layers\.\d+\.mixer\..*(x|dt)_proj(_b)?", "8da8w"),
+    Rule("video_encoder", r"patch_embed\.proj", "8da8w"),
 )
-# A quarter of the bytes; 36 dB on tiny, which every export checks against its floor. Which key frames are picked from
-# such features has not been compared with float32's on real clips.
-_IMAGE = (Rule("image_encoder", r"encoder\.layers\..*", "8da8w"),)
+_IMAGE = (
+    Rule("image_encoder", r"encoder\.layers\..*", "8da8w"),
+    Rule("image_encoder", r"embeddings\.patch_embedding", "8da8w"),
+)
+_PROJECTORS = (
+    Rule("image_projector", r"mlp\.mlp\.\d", "8da8w"),
+    Rule("video_projector", r"mlp\.mlp\.\d", "8da8w"),
+)
 
 RECIPES = {
     # The reference: nothing quantized, every other recipe is measured against it.
     "fp32": Recipe(),
+    # Half the bytes, nearly float32's numbers. Phones multiply float16 twice as fast as float32 (x86 more slowly); the
+    # image encoder is where that counts, and where one delegate can hold all of a branch. Elsewhere arithmetic stays
+    # float32, which nothing overflows: Qwen2.5's residual stream would.
+    "fp16": Recipe(
+        (
+            Rule("image_encoder", r"encoder\.layers\.\d+\.(self_attn|mlp)", "16a16w"),
+            *(Rule(stage, ".*", "32a16w") for stage in WITH_LINEAR_LAYERS),
+        ),
+        embedding_bits=16,
+        half_kv_cache=True,
+    ),
     # Dynamic 8-bit activations × 8-bit weights, one scale per output channel, wherever weights are many.
     "int8": Recipe(
-        (*_IMAGE, *_VIDEO, Rule("text_decoder", ".*", "8da8w")),
+        (*_IMAGE, *_VIDEO, *_PROJECTORS, Rule("text_decoder", ".*", "8da8w")),
         embedding_bits=8,
         half_kv_cache=True,
     ),
-    # For phones: decoding reads every weight of the language model per token, so these are 4-bit.
+    # For phones: decoding reads every weight of the language model per token, so these are 4-bit, but for keys and
+    # values: a hundredth of the bytes, and in 4 bits they alone cost a tenth of the perplexity (docs/recipes.md).
     "mobile": Recipe(
-        (*_IMAGE, *_VIDEO, Rule("text_decoder", ".*", "8da4w-32")),
+        (
+            *_IMAGE,
+            *_VIDEO,
+            *_PROJECTORS,
+            Rule("text_decoder", r"layers\.\d+\.kv_proj", "8da8w"),
+            Rule("text_decoder", ".*", "8da4w-32"),
+        ),
         embedding_bits=4,
         half_kv_cache=True,
     ),
 }
 
-# Largest difference to the eager stage over the output's largest value, where nothing is quantized. Kernels sum in
-# another order than torch does; over the deepest stage that stays a decade below this.
-CLOSE = 1e-4
-# Least signal-to-noise ratio of a quantized stage in dB, by the fewest bits of its weights. In 8 bits the deepest
-# stage, 32 layers of random weights, has 26; a lost or swapped direction gives 6 or less, the other encoder's
-# normalisation 18 (tests/test_video_encoder_forms.py). In 4 bits tiny's language model has 13; what that floor
-# catches is not tested yet.
-SQNR_FLOOR_DB = {8: 20.0, 4: 8.0}
 
+def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | None = None) -> int:
+    """Quantize the linear layers of an exported stage in place; how many there were.
 
-def quantize(module: nn.Module, stage: str, recipe: Recipe) -> int:
-    """Quantize the linear layers of an exported stage in place; how many there were."""
-    count = 0
+    `moments` gives the layers in the order of computation with their inputs' moments (`calibration.input_moments`),
+    which 4-bit rounding uses; each layer is quantized before the next is asked for. A layer that it does not give is
+    not quantized.
+
+    Raises:
+        MvgptError: a rule that matches no layer, or does not fit one.
+    """
+    linear = {name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    rules: dict[str, Rule] = {}
     for rule in recipe.rules_for(stage):
-        layers = [
-            name
-            for name, layer in module.named_modules()
-            if isinstance(layer, nn.Linear) and re.fullmatch(rule.layers, name) and type(layer.weight) is nn.Parameter
-        ]
-        if not layers:
+        if rule.scheme == HALF_ARITHMETIC:
+            parts = [name for name, _ in module.named_modules() if re.fullmatch(rule.layers, name)]
+            layers = {name for name in linear if f"{name}.".startswith(tuple(f"{part}." for part in parts))}
+            for part in parts:
+                module.set_submodule(part, Half(module.get_submodule(part)))
+        else:
+            layers = {name for name in linear if re.fullmatch(rule.layers, name)}
+        if not layers - rules.keys():
             raise MvgptError("a rule of the recipe matches no layer", stage=stage, got=rule.layers)
-        for name in layers:
-            _quantize_layer(module, name, rule.scheme)
-        count += len(layers)
-    return count
+        rules |= dict.fromkeys(layers - rules.keys(), rule)
+    for names, moment in [(list(rules), None)] if moments is None else moments:
+        for name in names:
+            if name in rules and rules[name].scheme != HALF_ARITHMETIC:
+                _quantize_layer(module, name, rules[name].scheme, moment)
+    return len(rules)
 
 
-def _quantize_layer(module: nn.Module, name: str, scheme: str) -> None:
+def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
     import torch  # a second to import with torchao, and only needed here
     from torchao.quantization import quantize_
 
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
+    if scheme == "32a16w":
+        half = layer.weight.half()
+        if not half.isfinite().all():
+            raise MvgptError(
+                f"a weight of {name} is too large for float16", stage="export", remedy="recipe int8 or fp32"
+            )
+        layer.weight = nn.Parameter(half.float(), requires_grad=False)
+        return
     weight, group = layer.weight, int(scheme.partition("-")[2] or layer.in_features)
     if weight.shape[1] % group:
         raise MvgptError(
@@ -123,16 +177,15 @@ def _quantize_layer(module: nn.Module, name: str, scheme: str) -> None:
             remedy="export with another recipe: int8 has no groups",
         )
     quantize_(module, _config(scheme), lambda _, at: at == name)
-    if "4w-" in scheme:  # torchao's container with values and scales of our own search
+    if "4w-" in scheme:  # torchao's container with values and scales of our own
         # XNNPACK stores the scales of groups as bfloat16, which must be positive.
-        values, scales = round_groups(weight, group, torch.bfloat16, signed=False)
+        values, scales = round_groups(weight, group, torch.bfloat16, signed=False, moment=moment)
         quantized: Any = layer.weight
         quantized.qdata, quantized.scale = values, scales.to(quantized.scale.dtype)
 
 
 def _config(scheme: str) -> Int8DynamicActivationIntxWeightConfig:
-    """torchao's configuration for a scheme's name: dynamic 8-bit activations × 8- or 4-bit weights, with one scale per
-    output channel or, after the dash, per so many weights of one."""
+    """torchao's configuration for the name of a scheme with integers."""
     import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig
     from torchao.quantization.granularity import Granularity, PerAxis, PerGroup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from importlib.resources import files
@@ -81,6 +82,19 @@ def open_source(checkpoint: str, *, clip: str | None = None, videomamba: str | N
         videomamba = str(download(repository, [file]) / file)
     model = load_model(folder, clip=clip, videomamba=videomamba)
     return Source(checkpoint, CHECKPOINT_LICENSE, model, folder_tokenizer(folder))
+
+
+def weight_digests(model: VideoGPT) -> dict[str, str]:
+    """sha256 by network, of the names and the float32 values of its parameters."""
+    digests = {}
+    for name, network in model.named_children():
+        digest = hashlib.sha256()
+        for key, parameter in network.named_parameters():
+            digest.update(key.encode())
+            digest.update(parameter.detach().contiguous().numpy().data)
+        if any(True for _ in network.parameters()):
+            digests[name] = digest.hexdigest()
+    return digests
 
 
 def _hub_id(raw: dict[str, Any], key: str, default: str) -> str:

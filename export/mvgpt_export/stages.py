@@ -7,7 +7,7 @@ attention (stock `llama::` operators) and the form of the selective scan.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,9 @@ from mvgpt_runtime.contract import Geometry
 from torch import nn
 from torch.export import Dim
 
+from .backends import Report
+from .calibration import Calibration
+from .models.patches import PatchEmbedding, PatchLinear
 from .models.video_gpt import VideoGPT
 from .models.videomamba import Block, Mixer, VideoMamba
 from .ops.selective_scan import selective_scan_stock
@@ -25,6 +28,7 @@ from .quant import Recipe, quantize
 from .text_decoder import (
     ByteEmbedding,
     FusedAttention,
+    HalfEmbedding,
     StockAttention,
     TableEmbedding,
     TableHead,
@@ -72,30 +76,61 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, kernels: str, r
 
     Its modules are its own; its tensors are the eager model's where they are not quantized.
     """
-    form = KERNELS[kernels]
-    module: nn.Module
     if name == "text_decoder":
-        cache = torch.float16 if recipe.half_kv_cache and form.attention is FusedAttention else torch.float32
-        module = TextDecoder(_same_tensors(model.language_model), geometry, form.attention, cache)
-        if recipe.embedding_bits == 4 and form.head:
-            text = model.language_model
-            vocabulary = (text.embed_tokens if text.config.tied else text.lm_head).weight
-            module.lm_head = form.head(vocabulary, recipe.embedding_group)
-    elif name == "token_embedding":
-        module = TokenEmbedding(model.language_model)
-        weight = model.language_model.embed_tokens.weight
-        if recipe.embedding_bits == 4:
-            module.embed_tokens = TableEmbedding(weight, recipe.embedding_group)
-        elif recipe.embedding_bits == 8:
-            module.embed_tokens = ByteEmbedding(weight)
-    else:
-        module = _same_tensors(getattr(model, name))
+        return text_decoder(model, geometry, kernels, recipe, None)
+    if name == "token_embedding":
+        return token_embedding(model, recipe, None)
+    module: nn.Module = _same_tensors(getattr(model, name))
     if isinstance(module, VideoMamba):
         for block in module.layers:
             assert isinstance(block, Block)
             assert isinstance(block.mixer, Mixer)
-            block.mixer = form.mixer(block.mixer)
+            block.mixer = KERNELS[kernels].mixer(block.mixer)
+    for parent in list(module.modules()):
+        for child_name, child in parent.named_children():
+            if isinstance(child, PatchEmbedding):
+                setattr(parent, child_name, PatchLinear(child))
     quantize(module, name, recipe)
+    return module.eval()
+
+
+def text_decoder(
+    model: VideoGPT,
+    geometry: Geometry,
+    kernels: str,
+    recipe: Recipe,
+    prompts: Sequence[torch.Tensor] | None,
+    report: Report = lambda what: None,
+) -> TextDecoder:
+    """`stage_module` of that stage; rounding is calibrated on `prompts` (calibration.py), if there are any."""
+    form = KERNELS[kernels]
+    cache = torch.float16 if recipe.half_kv_cache and form.attention is FusedAttention else torch.float32
+    module = TextDecoder(_same_tensors(model.language_model), geometry, form.attention, cache)
+    weight = module.lm_head.get_parameter("weight")
+    table = form.head if recipe.embedding_bits == 4 else None
+    if table:
+        module.lm_head = nn.Identity()  # no linear layer, so no rule is for it
+    calibration = None if prompts is None else Calibration(module, prompts, report)
+    quantize(module, "text_decoder", recipe, calibration)
+    if table:
+        module.lm_head = table(weight, recipe.embedding_group, calibration.head if calibration else None)
+    return module.eval()
+
+
+def token_embedding(model: VideoGPT, recipe: Recipe, decoder: TextDecoder | None) -> TokenEmbedding:
+    """`stage_module` of that stage, on the head's table of the `text_decoder` with which it shares a file."""
+    network = model.language_model
+    module, weight = TokenEmbedding(network), network.embed_tokens.weight
+    if recipe.embedding_bits == 4:
+        head = decoder.lm_head if decoder and network.config.tied else None
+        if isinstance(head, TableHead):
+            module.embed_tokens = TableEmbedding(head.table, head.scales)
+        else:
+            module.embed_tokens = TableEmbedding.of(weight, recipe.embedding_group)
+    elif recipe.embedding_bits == 8:
+        module.embed_tokens = ByteEmbedding(weight)
+    elif recipe.embedding_bits == 16:
+        module.embed_tokens = HalfEmbedding(weight)
     return module.eval()
 
 

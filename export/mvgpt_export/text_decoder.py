@@ -7,7 +7,6 @@ and values of the last layer are needed of positions before the last: its querie
 
 from __future__ import annotations
 
-import functools
 from typing import Protocol
 
 import torch
@@ -155,7 +154,7 @@ class TextDecoder(nn.Module):
         self, network: Qwen2, geometry: Geometry, attention: type[FusedAttention | StockAttention], cache: torch.dtype
     ) -> None:
         super().__init__()
-        config = network.config
+        self.config = config = network.config
         last = len(network.layers) - 1
         self.layers = nn.ModuleList()
         for i, block in enumerate(network.layers):
@@ -172,30 +171,64 @@ class TextDecoder(nn.Module):
         return self.lm_head(self.norm(x))[:, 0]
 
 
-class Table(nn.Module):
-    """One row per token in 4 bits (ops/linear_4bit.py)."""
+class TableHead(nn.Module):
+    """`lm_head` on a table of 4 bits, by our own operator (ops/linear_4bit.py).
+
+    Args:
+        moment: of the head's inputs (rounding.round_groups).
+    """
 
     table: torch.Tensor
     scales: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor, group: int) -> None:
+    def __init__(self, weight: torch.Tensor, group: int, moment: torch.Tensor | None = None) -> None:
+        from .ops import linear_4bit as op
+
+        width = weight.shape[1]
+        if not op.supported(width, group):
+            raise MvgptError(
+                "the fused head does not multiply rows of this width",
+                stage="text_decoder",
+                expected=f"a multiple of 64 and of {group}, at most {op.MAX_WIDTH}",
+                got=width,
+                remedy="export with --kernels stock",
+            )
         super().__init__()
-        table, scales = _packed(weight, group)
-        self.register_buffer("table", table, persistent=False)
-        self.register_buffer("scales", scales, persistent=False)
+        _register(self, *op.pack(weight, group, moment))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mvgpt.linear_4bit(x, self.table, self.scales)
 
 
-class TableEmbedding(Table):
-    """`nn.Embedding` on a table, by ExecuTorch's own operator."""
+class TableEmbedding(nn.Module):
+    """`nn.Embedding` on a table of 4 bits, by ExecuTorch's own operator: the head's table, or one of its own.
 
-    def __init__(self, weight: torch.Tensor, group: int) -> None:
+    Equal tensors are stored once.
+    """
+
+    table: torch.Tensor
+    scales: torch.Tensor
+
+    def __init__(self, table: torch.Tensor, scales: torch.Tensor) -> None:
+        super().__init__()
         import executorch.exir.passes._quant_patterns_and_replacements  # noqa: F401  registers the operator
 
-        super().__init__(weight, group)
+        _register(self, table, scales)
+
+    @classmethod
+    def of(cls, weight: torch.Tensor, group: int) -> TableEmbedding:
+        from .ops.linear_4bit import pack
+
+        return cls(*pack(weight, group))
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         embedding = torch.ops.quantized_decomposed.embedding_4bit.dtype
         return embedding(self.table, self.scales, None, -8, 7, token_ids, dtype=torch.float32)
+
+
+def _register(module: nn.Module, table: torch.Tensor, scales: torch.Tensor) -> None:
+    module.register_buffer("table", table, persistent=False)
+    module.register_buffer("scales", scales, persistent=False)
 
 
 class ByteEmbedding(nn.Module):
@@ -218,30 +251,14 @@ class ByteEmbedding(nn.Module):
         return embedding(self.table, self.scales, None, -128, 127, token_ids, dtype=torch.float32)
 
 
-class TableHead(Table):
-    """`lm_head` on a table, by our own operator."""
+class HalfEmbedding(nn.Module):
+    """`nn.Embedding` in float16."""
 
-    def __init__(self, weight: torch.Tensor, group: int) -> None:
-        from .ops import linear_4bit as op
+    table: torch.Tensor
 
-        width = weight.shape[1]
-        if not op.supported(width, group):
-            raise MvgptError(
-                "the fused head does not multiply rows of this width",
-                stage="text_decoder",
-                expected=f"a multiple of 64 and of {group}, at most {op.MAX_WIDTH}",
-                got=width,
-                remedy="export with --kernels stock",
-            )
-        super().__init__(weight, group)
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", weight.half(), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mvgpt.linear_4bit(x, self.table, self.scales)
-
-
-@functools.lru_cache(maxsize=1)
-def _packed(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Once for the embedding and a tied head: equal tensors are stored once."""
-    from .ops.linear_4bit import pack
-
-    return pack(weight, group)
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(token_ids, self.table).float()

@@ -153,7 +153,13 @@ def chat(
 
 
 @app.command()
-def inspect(bundle: BundleArg, as_json: JsonOption = False) -> None:
+def inspect(
+    bundle: BundleArg,
+    graph: Annotated[bool, typer.Option("--graph", help="Instead: delegates, and operators outside them.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Instead: run the stages, time every operator.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Of --profile.", show_default="the runtime's choice")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check a bundle's files and show what is in it.
 
     Example: mvgpt inspect bundles/tiny --json
@@ -163,7 +169,11 @@ def inspect(bundle: BundleArg, as_json: JsonOption = False) -> None:
         from .manifest import Bundle
 
         opened = Bundle.open(bundle)
-        if as_json:
+        if graph or profile:
+            from .inspection import show
+
+            show(opened, graph, profile, threads, as_json)
+        elif as_json:
             print(opened.manifest.model_dump_json(indent=1))
         else:
             _print_manifest(opened.manifest)
@@ -236,4 +246,15 @@ def _print_manifest(manifest: Manifest) -> None:
         f"low_memory {memory.low_memory / 1e6:.0f} MB",
         highlight=False,
     )
+    if (verified := manifest.verified) is None:
+        console.print("[bold red]not verified[/]: exported with --no-verify")
+    else:
+        worst, least = min(verified.sqnr_db.items(), key=lambda item: item[1])
+        console.print(
+            f"verified against the eager model on {' and '.join(verified.inputs)} inputs: {worst} {least:.1f} dB, the "
+            f"others more; same next token at {verified.argmax_agreement:.0%} of positions, "
+            f"KL {verified.kl_divergence:.2g} nats",
+            highlight=False,
+        )
+    console.print(f"made from {manifest.source.checkpoint}", highlight=False, markup=False)
     console.print("tools: " + ", ".join(f"{name} {v}" for name, v in manifest.tools.items()), highlight=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 CONTRACT_VERSION = 1
 """Raised whenever a stage's tensors, their meaning or the metadata change; hosts refuse other versions."""
 
-MANIFEST_SCHEMA_VERSION = 2
+MANIFEST_SCHEMA_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 METADATA_METHOD = "mvgpt_metadata"

@@ -27,6 +27,7 @@ def _plain_name(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_plain_name)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
@@ -39,8 +40,17 @@ class ModelInfo(_Part):
     license: str
 
 
+class SourceInfo(_Part):
+    """What the bundle was made from, so that it can be compared again."""
+
+    checkpoint: str  # as given to the exporter, like the next two
+    clip: str | None
+    videomamba: str | None
+    weights: dict[str, Sha256]  # by network, of its parameters in float32: tells another checkpoint from a wrong export
+
+
 class FileInfo(_Part):
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
     bytes: NonNegativeInt
     planned_bytes: NonNegativeInt = 0  # activations and state that loading this file allocates
     operators: tuple[str, ...] = ()  # kernels the runtime must have besides the delegates
@@ -75,10 +85,20 @@ class Memory(_Part):
     low_memory: NonNegativeInt  # the larger of: encoders alone, language model alone
 
 
+class Verification(_Part):
+    """How close the stages came to the eager model at export: the worst of all inputs (`mvgpt parity` shows each)."""
+
+    inputs: tuple[str, ...]
+    sqnr_db: dict[str, float]  # by stage, of its own error; 200 is equality
+    argmax_agreement: Annotated[float, Field(ge=0, le=1)]  # share of positions with the same likeliest next token
+    kl_divergence: float  # of the logits, nats
+
+
 class Manifest(_Part):
     schema_version: int
     contract_version: int
     model: ModelInfo
+    source: SourceInfo
     recipe: str
     backend: str
     kernels: Literal["fused", "stock"]  # fused: some operators are our own, a runtime must have them built in
@@ -91,7 +111,7 @@ class Manifest(_Part):
     special_ids: dict[str, NonNegativeInt]
     sampling: Sampling
     memory: Memory
-    verified: Literal["close"]  # every stage ran against the eager model, within the recipe's tolerance
+    verified: Verification | None  # None: exported with --no-verify, nothing was compared
     tools: dict[str, str]
 
     @property

@@ -42,6 +42,7 @@ class Session:
         low_memory: unload the encoders before the language model runs, and it before them. All of a video is then
             prefilled at its end, frames that arrive live too.
         threads: size of the process-wide thread pool (None: the backend's choice).
+        engine: runs the stages (None: the bundle's backend), to watch or replace them.
 
     Attributes:
         clip: where `load_video` sampled the loaded video's frames.
@@ -50,10 +51,17 @@ class Session:
         MvgptError: a bundle that is damaged, of another version, or unfit for this runtime.
     """
 
-    def __init__(self, bundle: str | Path | Bundle, *, low_memory: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: str | Path | Bundle,
+        *,
+        low_memory: bool = False,
+        threads: int | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.geometry = self.bundle.geometry
-        self.engine: Engine = open_engine(self.bundle, threads)
+        self.engine: Engine = engine or open_engine(self.bundle, threads)
         self.low_memory = low_memory
         self.clip: video.Clip | None = None
         self._generator = Generator(self.engine, self.geometry)
@@ -212,7 +220,9 @@ class Session:
         """Stop loading or answering before its next step (a frame, a prefill chunk, a token). From any thread."""
         self._cancel.set()
 
-    def trace(self, frames: np.ndarray, prefix_ids: Sequence[int], suffix_ids: Sequence[int]) -> dict[str, np.ndarray]:
+    def trace(
+        self, frames: Iterable[np.ndarray], prefix_ids: Sequence[int], suffix_ids: Sequence[int]
+    ) -> dict[str, np.ndarray]:
         """frames uint8 [n ≤ num_frames, H, W, 3] → every array of `contract.TRACE_KEYS`, as the eager model's `trace`.
 
         Runs the stages as `load_video` and `ask` do. Afterwards no video is loaded.

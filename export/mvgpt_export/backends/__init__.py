@@ -14,14 +14,18 @@ class LoweredMethod:
     """What became of one stage's graph."""
 
     delegates: int
-    undelegated: dict[str, int]  # operator → count
+    undelegated: dict[str, int]  # operator outside, as the program calls it → count
 
 
 @dataclass(frozen=True)
 class LoweredFile:
     methods: dict[str, LoweredMethod]
     planned_bytes: int  # activations and state
-    operators: tuple[str, ...]  # kernels that the runtime must have
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Kernels that the runtime must have."""
+        return tuple(sorted({op for method in self.methods.values() for op in method.undelegated}))
 
 
 Report = Callable[[str], None]

@@ -12,17 +12,18 @@ from torch import nn
 
 from ..config import ClipConfig
 from .normalize import Normalize
+from .patches import PatchEmbedding
 
 
 class Embeddings(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.class_embedding = nn.Parameter(torch.empty(config.width))
-        self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, config.patch_size, bias=False)
+        self.patch_embedding: nn.Module = PatchEmbedding(config.width, config.patch_size, bias=False)
         self.position_embedding = nn.Embedding(config.patches + 1, config.width)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        patches = self.patch_embedding(pixels)
         class_token = self.class_embedding.reshape(1, 1, -1).expand(pixels.shape[0], 1, -1)
         return torch.cat([class_token, patches], dim=1) + self.position_embedding.weight
 

@@ -1,4 +1,4 @@
-"""First thing in both encoders' graphs: uint8 NHWC frames to normalised float NCHW, padding frames to zero."""
+"""First thing in both encoders' graphs: uint8 frames to normalised floats, padding frames to zero."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Normalize(nn.Module):
-    """frames uint8 [N, S, S, 3], frame_mask float32 [N] → ((x / 255 − mean) / std) · mask, float32 [N, 3, S, S]."""
+    """frames uint8 [N, S, S, 3], frame_mask float32 [N] → ((x / 255 − mean) / std) · mask, float32 [N, S, S, 3]."""
 
     scale: torch.Tensor
     shift: torch.Tensor
@@ -21,4 +21,4 @@ class Normalize(nn.Module):
 
     def forward(self, frames: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         x = frames.to(torch.float32) * self.scale + self.shift
-        return (x * frame_mask.reshape(-1, 1, 1, 1)).permute(0, 3, 1, 2)
+        return x * frame_mask.reshape(-1, 1, 1, 1)

@@ -92,7 +92,7 @@ class Block(nn.Module):
 
 
 class Qwen2(nn.Module):
-    """embeddings float32 [1, n, hidden] → logits float32 [1, vocab] of the last position."""
+    """embeddings float32 [1, n, hidden] → logits float32 [last, vocab] of the last positions."""
 
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__()
@@ -104,11 +104,16 @@ class Qwen2(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(
-        self, embeddings: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Sequence[Attend]
+        self,
+        embeddings: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        attend: Sequence[Attend],
+        last: int = 1,
     ) -> torch.Tensor:
         """`cos` and `sin` [n, head_dim / 2] are of the rows' positions; `attend` has one value per layer."""
         x = embeddings
         for layer, layer_attend in zip(self.layers, attend, strict=True):
             x = layer(x, cos, sin, layer_attend)
         head = self.embed_tokens if self.config.tied else self.lm_head
-        return F.linear(self.norm(x[:, -1]), head.weight)
+        return F.linear(self.norm(x[0, -last:]), head.weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -33,6 +33,20 @@ class VideoGPT(nn.Module):
     @torch.no_grad()
     def trace(self, frames: np.ndarray, prefix_ids: Sequence[int], suffix_ids: Sequence[int]) -> dict[str, np.ndarray]:
         """frames uint8 [n ≤ num_frames, H, W, 3] RGB → every intermediate array of `contract.TRACE_KEYS`, whole."""
+        arrays = self._encode(frames)
+        lm = self.language_model
+        prefix, suffix = (lm.embed_tokens(torch.tensor(ids, dtype=torch.int64)) for ids in (prefix_ids, suffix_ids))
+        prompt = torch.cat([prefix, arrays["visual_tokens"], suffix]).unsqueeze(0)
+        logits = lm(prompt, *rotary_table(self.config.text, prompt.shape[1]), [KVCache() for _ in lm.layers])
+        return {name: array.numpy() for name, array in (arrays | {"logits": logits[0]}).items()}
+
+    @torch.no_grad()
+    def visual_tokens(self, frames: Iterable[np.ndarray]) -> torch.Tensor:
+        """frames uint8 [H, W, 3] RGB, at most num_frames → float32 [visual_tokens, hidden]."""
+        return self._encode(frames)["visual_tokens"]
+
+    def _encode(self, frames: Iterable[np.ndarray]) -> dict[str, torch.Tensor]:
+        """`trace` up to the visual tokens."""
         pipeline = self.config.pipeline
         prepared = ClipFrames.of(frames, self.config.clip.image_size, pipeline.num_frames)
         clip, video, present = map(torch.from_numpy, (prepared.clip_pixels, prepared.video_pixels, prepared.mask))
@@ -41,22 +55,13 @@ class VideoGPT(nn.Module):
         scores, selected = zip(*(self.frame_scorer(x) for x in features.split(pipeline.chunk_frames)), strict=True)
         key = torch.cat([chunk * pipeline.chunk_frames + s for chunk, s in enumerate(selected)])
         video_features = self.video_encoder(video[key], present[key])
-        visual = torch.cat(
-            [self.image_projector(features).flatten(0, 1), self.video_projector(video_features).flatten(0, 1)]
-        )
-
-        lm = self.language_model
-        prefix, suffix = (lm.embed_tokens(torch.tensor(ids, dtype=torch.int64)) for ids in (prefix_ids, suffix_ids))
-        prompt = torch.cat([prefix, visual, suffix]).unsqueeze(0)
-        logits = lm(prompt, *rotary_table(self.config.text, prompt.shape[1]), [KVCache() for _ in lm.layers])
-
+        visual = [self.image_projector(features).flatten(0, 1), self.video_projector(video_features).flatten(0, 1)]
         return {
-            "video_pixels": self.video_encoder.normalize(video, present).numpy(),
-            "clip_pixels": self.image_encoder.normalize(clip, present).numpy(),
-            "clip_features": features.numpy(),
-            "frame_scores": torch.stack(scores).numpy(),
-            "selected": torch.stack(selected).numpy(),
-            "video_features": video_features.numpy(),
-            "visual_tokens": visual.numpy(),
-            "logits": logits[0].numpy(),
+            "video_pixels": self.video_encoder.normalize(video, present).permute(0, 3, 1, 2),
+            "clip_pixels": self.image_encoder.normalize(clip, present).permute(0, 3, 1, 2),
+            "clip_features": features,
+            "frame_scores": torch.stack(scores),
+            "selected": torch.stack(selected),
+            "video_features": video_features,
+            "visual_tokens": torch.cat(visual),
         }

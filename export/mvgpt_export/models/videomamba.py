@@ -15,6 +15,7 @@ from ..config import VideoMambaConfig
 from ..ops.selective_scan import SelectiveScan, selective_scan_loop
 from .norm import RMSNorm
 from .normalize import Normalize
+from .patches import PatchEmbedding
 from .pooling import GridPool
 
 
@@ -80,7 +81,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, config: VideoMambaConfig) -> None:
         super().__init__()
         # The checkpoint's Conv3d has a kernel of one frame: a Conv2d per frame (`sanitize` drops the axis).
-        self.proj = nn.Conv2d(3, config.width, config.patch_size, config.patch_size)
+        self.proj: nn.Module = PatchEmbedding(config.width, config.patch_size, bias=True)
 
 
 class VideoMamba(nn.Module):
@@ -100,7 +101,7 @@ class VideoMamba(nn.Module):
 
     def forward(self, frames: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         config = self.config
-        patches = self.patch_embed.proj(self.normalize(frames, frame_mask)).flatten(2).transpose(1, 2)
+        patches = self.patch_embed.proj(self.normalize(frames, frame_mask))
         patches = patches + self.pos_embed[:, 1:] + self.temporal_pos_embedding.transpose(0, 1)
         class_token = self.cls_token[0] + self.pos_embed[0, :1]
         x = torch.cat([class_token, patches.reshape(-1, config.width)])

@@ -1,6 +1,6 @@
 """VideoMamba's mixer on the fused operators: the same weights, laid out once at export for the kernels.
 
-The graph of a direction is convolution, x_proj, dt_proj, scan: no transpose, flip, split or slice is left in it, as the
+The graph of a direction is convolution, x_proj, dt_proj, scan: no transpose, flip or split is left in it, as the
 operators read x, z, B and C where in_proj and x_proj wrote them, and run against time themselves.
 """
 
@@ -38,10 +38,8 @@ class FusedDirection(nn.Module):
         assert conv.bias is not None
         self.reverse = reverse
         self.x_proj = x_proj
-        # dt_proj reads all of xdbl through zero columns for B and C: cheaper than a copy of its first columns.
-        self.dt_proj = nn.Linear(x_proj.out_features, dt_proj.out_features, bias=False)
-        padding = x_proj.out_features - dt_proj.in_features
-        self.dt_proj.weight = nn.Parameter(nn.functional.pad(dt_proj.weight, (0, padding)), requires_grad=False)
+        self.dt_proj = nn.Linear(dt_proj.in_features, dt_proj.out_features, bias=False)  # the scan adds the bias
+        self.dt_proj.weight = dt_proj.weight
         layouts = {
             "w": conv.weight[:, 0].T,
             "b": conv.bias,
@@ -56,7 +54,7 @@ class FusedDirection(nn.Module):
         ops = torch.ops.mvgpt
         u = ops.causal_conv1d_silu(xz, self.w, self.b, self.reverse)
         xdbl = self.x_proj(u)
-        dt = self.dt_proj(xdbl)
+        dt = self.dt_proj(xdbl[:, : self.dt_proj.in_features])
         return ops.selective_scan(xz, u, xdbl, dt, self.A2, self.D, self.dt_bias, self.reverse)
 
 

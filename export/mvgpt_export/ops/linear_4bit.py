@@ -32,9 +32,9 @@ def supported(width: int, group: int) -> bool:
     return group in GROUPS and width % group == 0 and width % 64 == 0 and width <= MAX_WIDTH
 
 
-def pack(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """weight float [vocab, width] → (table, scales)."""
-    values, scales = round_groups(weight, group, torch.float16, signed=True)
+def pack(weight: torch.Tensor, group: int, moment: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """weight float [vocab, width] → (table, scales); `moment` as for `round_groups`, of the head's inputs."""
+    values, scales = round_groups(weight, group, torch.float16, signed=True, moment=moment)
     nibbles = (values + 8).to(torch.uint8)
     return nibbles[:, 0::2] << 4 | nibbles[:, 1::2], scales.half()
 

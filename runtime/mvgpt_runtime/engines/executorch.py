@@ -34,7 +34,8 @@ class ExecuTorchEngine:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self._runtime, self._bundle = _runtime(), bundle
         if threads is not None:
-            self._runtime._unsafe_reset_threadpool(threads)  # before any method is loaded
+            with _native_log():
+                self._runtime._unsafe_reset_threadpool(threads)  # before any method is loaded
         self._programs: dict[str, Any] = {}  # by file
         # By stage. Methods of a program share an arena, in which one may overwrite what another left; a KV cache is
         # safe, because state is planned into an arena of its own.
@@ -86,7 +87,7 @@ class ExecuTorchEngine:
                 )
             try:
                 if (program := self._programs.get(info.file)) is None:
-                    program = self._runtime._load_program(str(self._bundle.file(info.file)))
+                    program = self._open(self._bundle.file(info.file))
                     stamp = json.loads(program.load_method(contract.METADATA_METHOD)([])[0])
                     self._check_stamp(info.file, stamp)
                 method = program.load_method(info.method)
@@ -96,6 +97,9 @@ class ExecuTorchEngine:
                 ) from None
         self._programs[info.file] = program
         return method
+
+    def _open(self, path: Path) -> Any:
+        return self._runtime._load_program(str(path))
 
     def _check_stamp(self, file: str, stamp: object) -> None:
         stages = [name for name, info in self._bundle.manifest.stages.items() if info.file == file]

@@ -1,0 +1,82 @@
+"""What an ExecuTorch program says of itself, without running it: operators, delegates, XNNPACK's nodes."""
+
+from __future__ import annotations
+
+import mmap
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import MvgptError
+from .flatbuffer import read
+
+DELEGATE = "delegate"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method's graph. An instruction is an operator's name, DELEGATE, or a jump or move between them."""
+
+    instructions: tuple[str, ...]
+    nodes: dict[str, int]  # what XNNPACK runs inside the delegates, with counts
+
+    @property
+    def delegates(self) -> int:
+        return self.instructions.count(DELEGATE)
+
+    @property
+    def outside(self) -> dict[str, int]:
+        """Operators outside the delegates, as the runtime registers them (`aten::mean.out`), with counts."""
+        return count_operators(self.instructions)
+
+
+def count_operators(instructions: Iterable[str]) -> dict[str, int]:
+    """Of instructions, those that call an operator, by name."""
+    return dict(sorted(Counter(i for i in instructions if "::" in i).items()))
+
+
+def read_program(path: Path) -> dict[str, Method]:
+    """The methods of a `.pte` file by name; MvgptError if it is none."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        # Header: flatbuffer's root offset and identifier, then "eh00", its length, the program's size and where its
+        # segments begin.
+        if data[4:6] != b"ET" or data[8:12] != b"eh00":
+            raise MvgptError("not an ExecuTorch program with a header", stage="inspect", got=path)
+        size, base = (int.from_bytes(data[at : at + 8], "little") for at in (16, 24))
+        (program,) = read("program", [data[:size]])
+        segments = [(base + s["offset"], s["size"]) for s in program.get("segments", ())]
+        plans = program["execution_plan"]
+        graphs: list[tuple[str, bytes]] = []  # XNNPACK's, by method
+        for plan in plans:
+            for delegate in plan.get("delegates", ()):
+                where = delegate["processed"]
+                if delegate["id"] == "XnnpackBackend" and where["location"] == "SEGMENT":
+                    start, length = segments[where["index"]]
+                    graphs.append((plan["name"], _xnnpack_graph(data[start : start + length])))
+    nodes: dict[str, Counter[str]] = {plan["name"]: Counter() for plan in plans}
+    for (method, _), graph in zip(graphs, read("xnnpack", [g for _, g in graphs]) if graphs else (), strict=True):
+        nodes[method].update(n["xnode_union_type"].removeprefix("_").removeprefix("XNN") for n in graph["xnodes"])
+    return {
+        plan["name"]: Method(tuple(_instructions(plan)), dict(sorted(nodes[plan["name"]].items()))) for plan in plans
+    }
+
+
+def _xnnpack_graph(payload: bytes) -> bytes:
+    """A delegate's flatbuffer. Header: 4 bytes, "XH00", its length, then offset and size of the flatbuffer."""
+    if payload[4:8] != b"XH00":
+        raise MvgptError("a delegate without XNNPACK's header", stage="inspect", got=payload[4:8])
+    offset, size = (int.from_bytes(payload[at : at + 4], "little") for at in (10, 14))
+    return payload[offset : offset + size]
+
+
+def _instructions(plan: dict[str, Any]) -> Iterable[str]:
+    operators = [f"{o['name']}.{o.get('overload', '')}".rstrip(".") for o in plan.get("operators", ())]
+    for chain in plan["chains"]:
+        for instruction in chain["instructions"]:
+            kind = instruction["instr_args_type"]
+            if kind == "KernelCall":
+                yield operators[instruction["instr_args"]["op_index"]]
+            else:
+                yield DELEGATE if kind == "DelegateCall" else kind
