@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mvgpt_export import output
-from mvgpt_runtime import MvgptError, Session, contract
+from mvgpt_runtime import MvgptError, Session, contract, folders
 from mvgpt_runtime.engines import executorch
 from mvgpt_runtime.manifest import Bundle
 
@@ -93,7 +92,7 @@ def test_a_file_name_that_no_file_can_have(copy: Path) -> None:
 # Replaces the folder OUTPUT by a new one, over and over; each holds its number in two files.
 _REPLACE = """
 import itertools, pathlib, sys
-from mvgpt_export.output import folder_in_the_making
+from mvgpt_runtime.folders import folder_in_the_making
 for i in itertools.count():
     with folder_in_the_making(pathlib.Path(sys.argv[1])) as folder:
         (folder / "first").write_text(str(i))
@@ -125,10 +124,10 @@ def test_a_folder_is_replaced_in_one_step(tmp_path: Path) -> None:
 
 def test_where_folders_cannot_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older C library, or a file system that cannot: two renames."""
-    monkeypatch.setattr(output.ctypes, "CDLL", lambda *args, **options: object())
+    monkeypatch.setattr(folders.ctypes, "CDLL", lambda *args, **options: object())
     place = tmp_path / "bundle"
     for text in ("old", "new"):
-        with output.folder_in_the_making(place) as folder:
+        with folders.folder_in_the_making(place) as folder:
             (folder / "file").write_text(text)
         assert (place / "file").read_text() == text
         assert list(tmp_path.iterdir()) == [place]
@@ -140,10 +139,10 @@ def test_leftovers_are_removed_and_running_exports_are_not(tmp_path: Path) -> No
     for folder in (stale, other):
         folder.mkdir()
         (folder / "slm.pte").write_bytes(b"half")
-    with output.folder_in_the_making(place) as running:
+    with folders.folder_in_the_making(place) as running:
         assert not stale.exists()
         assert other.exists(), "another bundle's"
-        with output.folder_in_the_making(place) as second:
+        with folders.folder_in_the_making(place) as second:
             assert running.exists()
             (second / "by").write_text("second")
         assert (place / "by").read_text() == "second"
@@ -153,9 +152,11 @@ def test_leftovers_are_removed_and_running_exports_are_not(tmp_path: Path) -> No
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    for place in (tmp_path / "file" / "bundle", tmp_path / ("x" * 250)):
-        with pytest.raises(MvgptError, match="cannot be written"), output.folder_in_the_making(place):
+    for place in (tmp_path / "file" / "bundle", tmp_path / ("x" * 250), tmp_path / ("x" * 300)):
+        with pytest.raises(MvgptError, match="cannot write"), folders.folder_in_the_making(place):
             pass
+    with pytest.raises(MvgptError, match="cannot write"):
+        folders.check_output(place, "bundle", lambda folder: False)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import torch
 from mvgpt_runtime import contract
 from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.errors import MvgptError
+from mvgpt_runtime.folders import check_output, folder_in_the_making
 from mvgpt_runtime.kernels import REMEDY, available
 from mvgpt_runtime.manifest import (
     Bundle,
@@ -34,7 +35,6 @@ from mvgpt_runtime.manifest import (
 from .backends import BACKENDS, SUFFIXES, LoweredFile, Report, delegation
 from .calibration import calibration_prompts
 from .half import LARGEST, check_range
-from .output import folder_in_the_making
 from .parity import verify as verify_bundle
 from .quant import HALF_ARITHMETIC, RECIPES, Recipe
 from .samples import range_frames
@@ -92,7 +92,7 @@ def export_bundle(
     if kernels == "fused" and not available():
         raise MvgptError("the fused operators are not compiled", stage="export", remedy=REMEDY)
     output = Path(output)
-    _check_output(output)
+    check_output(output, "bundle", _is_bundle)
     units: dict[str, list[str]] = {}
     for stage in contract.STAGES:
         units.setdefault(stage.unit, []).append(stage.name)
@@ -242,23 +242,9 @@ def _manifest(
     )
 
 
-def _check_output(output: Path) -> None:
-    """The output may be absent, empty, or a bundle (which is replaced); nobody's other files are touched."""
-    if not output.exists():
-        return
-    if output.is_dir():
-        if not any(output.iterdir()):
-            return
-        try:
-            read_manifest(output)
-            return
-        except MvgptError:
-            if (output / contract.MANIFEST_NAME).is_file() and any(output.glob("*.pte")):
-                return  # a damaged or older bundle
-    raise MvgptError(
-        "the output exists and is no bundle",
-        stage="export",
-        expected="a new or empty folder, or a bundle to replace",
-        got=output,
-        remedy="choose another name, or remove it yourself",
-    )
+def _is_bundle(folder: Path) -> bool:
+    try:
+        read_manifest(folder)
+        return True
+    except MvgptError:  # it may be a damaged or older one
+        return (folder / contract.MANIFEST_NAME).is_file() and any(folder.glob("*.pte"))

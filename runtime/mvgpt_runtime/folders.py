@@ -1,4 +1,4 @@
-"""The output folder: written beside its place and put there in one step, so that a kill never leaves half of it."""
+"""Output folders: written beside their place and put there in one step, so that a kill never leaves half of one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,30 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mvgpt_runtime.errors import MvgptError
+from .errors import MvgptError
+
+
+def check_output(output: Path, kind: str, is_one: Callable[[Path], bool]) -> None:
+    """MvgptError unless the output is absent, empty or one of its kind, to replace; nobody's other files are touched.
+
+    Args:
+        kind: what is written, for the message.
+        is_one: whether a folder that is not empty is one.
+    """
+    with _failures(output):
+        if not output.exists() or (output.is_dir() and (not any(output.iterdir()) or is_one(output))):
+            return
+    raise MvgptError(
+        f"the output exists and is no {kind}",
+        stage="output",
+        expected=f"a new or empty folder, or a {kind} to replace",
+        got=output,
+        remedy="choose another name, or remove it yourself",
+    )
 
 
 @contextmanager
@@ -27,8 +46,8 @@ def folder_in_the_making(output: Path) -> Iterator[Path]:
     Raises:
         MvgptError: the folder cannot be written.
     """
-    output = output.resolve()  # what a symbolic link names is replaced, not the link
-    try:
+    with _failures(output):
+        output = output.resolve()  # what a symbolic link names is replaced, not the link
         output.parent.mkdir(parents=True, exist_ok=True)
         folder, lock = _make(output)
         try:
@@ -40,14 +59,20 @@ def folder_in_the_making(output: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+@contextmanager
+def _failures(output: Path) -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:  # of the progress display, not of a file
         raise
     except OSError as e:
         raise MvgptError(
-            "the bundle cannot be written",
-            stage="export",
+            f"cannot write {output}",
+            stage="output",
             got=e,
-            remedy="choose a folder on a disk with room where you may write",
+            remedy="choose a folder where you may write, on a disk with room",
         ) from e
 
 
