@@ -5,7 +5,7 @@ BUNDLE := bundles/tiny
 QUESTION := What happens in this video?
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow kernels lint clean
+.PHONY: help demo test test-slow fuzz kernels lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: .venv/dev ## install what the tests need and run the default suite
 
 test-slow: .venv/dev ## full shapes: minutes to an hour, 16 GB of memory
 	$(BIN)/pytest -m slow
+
+fuzz: .venv/dev ## over ten thousand damaged manifests, tokenizers, questions, videos and checkpoints
+	$(BIN)/pytest -m slow -s tests/test_fuzz.py
 
 kernels: .venv/python ## compile the ExecuTorch operators (installing does it too)
 	$(BIN)/python -m mvgpt_runtime.kernels build

@@ -179,6 +179,18 @@ def test_a_wrong_shape_is_named(folder: Path) -> None:
     refused(folder, "of another shape (1)", f"{name}: expected [192], got [7]")
 
 
+def test_layers_that_only_a_name_claims(folder: Path) -> None:
+    """No more layers are built than there are tensors for; "²" is a digit, and no number."""
+    for index in ("999999999999", "²"):
+        edit(folder, lambda state, index=index: state.update({f"{VIDEO}layers.{index}.x": torch.zeros(1)}))
+    refused(folder, "999999999999", "²")
+
+
+def test_a_dimension_of_nothing(folder: Path) -> None:
+    edit(folder, lambda state: state.update({VIDEO + "pos_embed": torch.zeros(1, 0, 96)}))
+    refused(folder, "pos_embed", "none of them 0")
+
+
 def test_lm_head(folder: Path, model: VideoGPT) -> None:
     """Tied: absent or equal. Not tied: present."""
     table = "model.embed_tokens.weight"
@@ -207,6 +219,11 @@ def test_lm_head(folder: Path, model: VideoGPT) -> None:
         {"vocab_size": 601},
         {"num_hidden_layers": 5},
         {"num_hidden_layers": 3},
+        {"num_hidden_layers": 10**9},
+        {"hidden_size": 10**30},
+        {"vocab_size": 2**62},
+        {"mvgpt": 5},
+        {"mvgpt": {"image_pool": 10**12}},
         {"mvgpt": {"select_k": 3}},
         {"mvgpt": {"frames": 8}},
         {"mvgpt": {"select_k": "4"}},
@@ -246,8 +263,9 @@ def test_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(MvgptError, match="no weights"):
         open_folder(tmp_path)
-    (tmp_path / "config.json").write_text("[")
-    refused(tmp_path, "JSON")
+    for text in ("[", "[" * 100_000):
+        (tmp_path / "config.json").write_text(text)
+        refused(tmp_path, "JSON")
 
 
 @pytest.mark.parametrize("name", ["random:7b", "no/such/folder", "nothing", ""])

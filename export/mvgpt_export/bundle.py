@@ -1,6 +1,6 @@
 """Checkpoint → bundle: export each stage, lower it, run it against the eager model, and only then write the manifest.
 
-Everything is written to a folder beside the output and renamed at the end: a killed export leaves no bundle.
+Everything is written to a folder beside the output, which takes its place at the end: a killed export leaves no bundle.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise _error("file not found", got=path, remedy="give a checkpoint folder in the Hugging Face layout") from None
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, RecursionError) as e:
         raise _error(f"cannot read {path.name}", expected="JSON", got=e) from None
     if not isinstance(value, dict):
         raise _error(f"{path.name} holds no JSON object", got=type(value).__name__)
@@ -234,6 +234,8 @@ def load_model(folder: str | Path, *, clip: str | Path | None = None, videomamba
 
 
 def _assemble(config: ModelConfig, tensors: Tensors, foreign: list[str], raw: Mapping[str, Any]) -> VideoGPT:
+    if config.text.layers > len(tensors):  # before a billion layers are built
+        raise _error("config.json asks for layers that the weights lack", len(tensors), config.text.layers)
     with torch.device("meta"):
         model = VideoGPT(config)
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -244,9 +246,9 @@ def _assemble(config: ModelConfig, tensors: Tensors, foreign: list[str], raw: Ma
     expected = wanted | never_run
 
     found = {name for name in tensors if not IGNORED.fullmatch(name)}
-    head = f"language_model.{LM_HEAD}"
-    if config.text.tied and head in found:
-        if not torch.equal(tensors[head], tensors["language_model.embed_tokens.weight"]):
+    head, table = f"language_model.{LM_HEAD}", "language_model.embed_tokens.weight"
+    if config.text.tied and {head, table} <= found:
+        if not torch.equal(tensors[head].float(), tensors[table].float()):
             raise _error(
                 "lm_head.weight differs from embed_tokens.weight", expected="tie_word_embeddings: equal tensors"
             )

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.errors import MvgptError
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 Shapes = Mapping[str, tuple[int, ...]]
+MAX_SIZE = 1 << 20  # far above every model's; a product of two is still a size that torch can say
+Size = Annotated[int, Field(gt=0, le=MAX_SIZE)]
 
 PROMPT_RESERVE = 650
 """Positions kept for the question, the answer and a short conversation when max_context is not given."""
@@ -158,12 +160,14 @@ def _bad(what: str, expected: object, got: object, remedy: str | None = None) ->
 
 def pipeline_config(raw: Mapping[str, Any]) -> PipelineConfig:
     """From config.json's optional `"mvgpt"` object."""
-    given = dict(raw.get("mvgpt", {}))
+    given = raw.get("mvgpt", {})
+    if not isinstance(given, dict):
+        raise _bad("'mvgpt' is no object", "names and values", repr(given))
     known = {name: type(value) for name, value in asdict(PipelineConfig()).items()}
     for name, value in given.items():
         if name not in known:
             raise _bad("unknown key in 'mvgpt'", ", ".join(known), name)
-        if type(value) is not known[name] or (value <= 0 and known[name] is int):
+        if type(value) is not known[name] or (known[name] is int and not 0 < value <= MAX_SIZE):
             raise _bad(f"bad value of mvgpt.{name}", f"a positive {known[name].__name__}", repr(value))
     pipeline = PipelineConfig(**given)
     if pipeline.num_frames % pipeline.chunk_frames or pipeline.select_k > pipeline.chunk_frames:
@@ -178,15 +182,15 @@ class _TextFields(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True)
 
-    hidden_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    intermediate_size: PositiveInt
-    vocab_size: PositiveInt
+    hidden_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    intermediate_size: Size
+    vocab_size: Size
     rms_norm_eps: PositiveFloat
     tie_word_embeddings: bool
-    head_dim: PositiveInt | None = None
+    head_dim: Size | None = None
     rope_theta: PositiveFloat | None = None
     rope_parameters: dict[str, Any] | None = None  # where newer files keep rope_theta
     rope_scaling: None = None
@@ -261,11 +265,11 @@ def assemble(pipeline: PipelineConfig, clip: ClipConfig, video: VideoMambaConfig
 
 def _shape(shapes: Shapes, name: str, rank: int, network: str) -> tuple[int, ...]:
     got = shapes.get(name)
-    if got is None or len(got) != rank:
+    if got is None or len(got) != rank or 0 in got:
         raise MvgptError(
             f"tensor {name!r} of the {network} is missing or malformed",
             stage="checkpoint",
-            expected=f"{rank} dimensions",
+            expected=f"{rank} dimensions, none of them 0",
             got=got,
             remedy="is this a Mobile-VideoGPT checkpoint? Encoders may also be given apart (--clip, --videomamba)",
         )
@@ -280,9 +284,8 @@ def _grid(positions: int, name: str) -> int:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """Layers that have at least one tensor, by the highest index; holes show up as missing keys later."""
-    indices = [name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)]
-    return 1 + max((int(i) for i in indices if i.isdigit()), default=-1)
+    """Layers that have at least one tensor; one after a hole in the numbering shows up as unused later."""
+    return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})
 
 
 def _clip_config(shapes: Shapes, pipeline: PipelineConfig) -> ClipConfig:

@@ -128,21 +128,48 @@ class Bundle:
     """An opened bundle: the manifest is valid, every file is there and has the promised size and hash."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Takes files on trust: `open` checks them."""
         self.folder, self.manifest, self.geometry = folder, manifest, manifest.sizes
+        self._identities = {name: _identity(folder / name) for name in manifest.files}
 
     @classmethod
     def open(cls, folder: str | Path) -> Bundle:
         """Raises MvgptError for anything that is not exactly as the manifest says."""
         folder = Path(folder)
-        manifest = read_manifest(folder)
+        bundle = cls(folder, read_manifest(folder))
         with ThreadPoolExecutor() as pool:  # hashing releases the GIL
-            for _ in pool.map(lambda item: _check_file(folder / item[0], item[1]), manifest.files.items()):
+            for _ in pool.map(lambda item: _check_file(folder / item[0], item[1]), bundle.manifest.files.items()):
                 pass
-        return cls(folder, manifest)
+        return bundle
 
     def path(self, stage: str) -> Path:
-        """The file that holds `stage`."""
-        return self.folder / self.manifest.stages[stage].file
+        """The file that holds `stage`; see `file`."""
+        return self.file(self.manifest.stages[stage].file)
+
+    def file(self, name: str) -> Path:
+        """Where a file of the bundle is, to be opened at once.
+
+        Raises:
+            MvgptError: since the bundle was opened the file was replaced or written to; its hash is not known any more.
+        """
+        path = self.folder / name
+        if _identity(path) != self._identities[name]:
+            raise MvgptError(
+                f"{name} was changed while the bundle was open",
+                stage="bundle",
+                got=path,
+                remedy="open the bundle again, which checks its files anew",
+            )
+        return path
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Changes when a file is replaced or written to; None if there is none."""
+    try:
+        s = path.stat()
+    except OSError:
+        return None
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -150,15 +177,15 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / contract.MANIFEST_NAME
     if not folder.is_dir():
         raise MvgptError("no such bundle folder", stage="bundle", got=folder, remedy="make one with `mvgpt export`")
-    try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():  # nor a pipe, which would be waited for
         raise MvgptError(
             f"the folder has no {contract.MANIFEST_NAME}",
             stage="bundle",
             got=folder,
             remedy="an export that was interrupted leaves none: export again",
-        ) from None
+        )
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as e:
         raise MvgptError("cannot read the manifest", stage="bundle", expected="UTF-8 JSON", got=e) from None
     if not isinstance(raw, dict):
@@ -207,11 +234,16 @@ def _check_consistency(manifest: Manifest) -> None:
 
 
 def _check_file(path: Path, info: FileInfo) -> None:
-    if not path.is_file():
+    try:
+        size = path.stat().st_size if path.is_file() else None
+        digest = file_sha256(path) if size == info.bytes else None
+    except OSError as e:  # a name too long, no permission
+        raise MvgptError("a file of the bundle cannot be read", stage="bundle", got=e) from None
+    if size is None:
         raise MvgptError(
             "a file of the bundle is missing", stage="bundle", expected=path, remedy="copy or export it again"
         )
-    if (size := path.stat().st_size) != info.bytes:
+    if size != info.bytes:
         raise MvgptError(
             f"{path.name} has another size than the manifest says",
             stage="bundle",
@@ -219,7 +251,7 @@ def _check_file(path: Path, info: FileInfo) -> None:
             got=f"{size} bytes",
             remedy="the copy was cut short or the file was changed: copy or export it again",
         )
-    if (digest := file_sha256(path)) != info.sha256:
+    if digest != info.sha256:
         raise MvgptError(
             f"{path.name} has another sha256 than the manifest says",
             stage="bundle",

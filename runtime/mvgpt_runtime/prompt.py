@@ -5,6 +5,8 @@ The tokenizer is the checkpoint's own tokenizer.json, run by Hugging Face's `tok
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,16 +25,29 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer:
             stage="tokenizer",
             remedy="put the language model's tokenizer.json into the checkpoint folder and export again",
         )
-    return read_tokenizer(bundle.folder / bundle.manifest.tokenizer)
+    return read_tokenizer(bundle.file(bundle.manifest.tokenizer))
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
+    with _failures(f"{path.name} is no tokenizer"):
+        tokenizer = Tokenizer.from_file(str(path))
+        # A file may ask for both: a prompt is neither cut silently, nor filled up to a length somebody wrote there.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    return tokenizer
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Whatever the tokenizer raises as one error: plain Exception, or a Rust panic, which is not even an Exception."""
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as e:  # noqa: BLE001  tokenizers raises plain Exception, nothing narrower
-        raise MvgptError(f"{path.name} is no tokenizer", stage="tokenizer", got=e) from None
+        yield
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
+        raise MvgptError(what, stage="tokenizer", got=e, remedy="use the checkpoint's own tokenizer.json") from None
 
 
 class Prompt:
@@ -66,7 +81,8 @@ class Prompt:
             text.encode("utf-8")  # a lone surrogate would be a panic inside the tokenizer
         except UnicodeEncodeError as e:
             raise MvgptError("the text is not valid Unicode", stage="prompt", got=e) from None
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        with _failures("the tokenizer cannot encode this text"):
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
 
@@ -83,13 +99,15 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """The text that this token completes, often a word, sometimes nothing."""
         self._ids.append(token_id)
-        piece: str = self._stream.step(self._tokenizer, token_id) or ""
+        with _failures(f"the tokenizer cannot decode token {token_id}"):
+            piece: str = self._stream.step(self._tokenizer, token_id) or ""
         self.text += piece
         return piece
 
     def finish(self) -> str:
         """What still waits when generation stops in the middle of a character (with U+FFFD for it)."""
-        whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        with _failures("the tokenizer cannot decode the answer"):
+            whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
         rest = whole[len(self.text) :] if whole.startswith(self.text) else ""
         self.text += rest
         return rest

@@ -87,7 +87,7 @@ class ExecuTorchEngine:
                 )
             try:
                 if (program := self._programs.get(info.file)) is None:
-                    program = self._open(self._bundle.folder / info.file)
+                    program = self._open(self._bundle.file(info.file))
                     stamp = json.loads(program.load_method(contract.METADATA_METHOD)([])[0])
                     self._check_stamp(info.file, stamp)
                 method = program.load_method(info.method)
