@@ -21,7 +21,7 @@ STAGES = tuple(LARGE_LAYERS)
 
 
 def forms(stage: str) -> dict[str, Recipe]:
-    """By name. `fp16` has "16a16w" of the image encoder and "32a16w" of the others, `int8` and `mobile` have "8da8w"."""
+    """By name. `fp16` has "16a16w" of the image encoder, "32a16w" of the others; `int8` and `mobile` have "8da8w"."""
     eight = RECIPES["mobile"].rules_for(stage)
     rest = Rule(stage, ".*", "32a16w")
     four = Rule(stage, LARGE_LAYERS[stage], "8da4w-32")
