@@ -12,7 +12,7 @@ FLOAT32 = 1e-4
 QUANTIZED = 8e-2
 QUANTIZED_SCORES = 5e-3
 
-UNQUANTIZED = ("frame_scorer", "image_projector", "video_projector")
+UNQUANTIZED = ("frame_scorer",)
 """Stages that are float32 in every recipe."""
 
 
