@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from mvgpt_runtime import MvgptError, Session, contract, folders
 from mvgpt_runtime.engines import executorch
+from mvgpt_runtime.errors import Cancelled
 from mvgpt_runtime.manifest import Bundle
 
 # --- Files that are not what the manifest says ------------------------------------------------------------------------
@@ -228,27 +230,37 @@ def test_300_questions_need_no_more_memory(tiny_bundle: Bundle, sample_clip: Pat
 # --- Cancelling -------------------------------------------------------------------------------------------------------
 
 
-def _cancelled_soon(session: Session, work: Iterator[object]) -> float:
-    """Run `work` here, cancel from another thread once it goes on; the seconds until it stops."""
-    at: list[float] = []
+@contextmanager
+def _cancelling(session: Session) -> Iterator[list[float]]:
+    """Cancels from another thread every 20 ms; the value is when it first did."""
+    done, times = threading.Event(), []
 
     def cancel() -> None:
-        at.append(time.monotonic())
-        session.cancel()
+        while not done.wait(0.02):
+            times.append(time.monotonic())
+            session.cancel()
 
-    next(work)
-    timer = threading.Timer(0.05, cancel)
-    timer.start()
-    for _ in work:
-        pass
-    timer.join()
-    return time.monotonic() - at[0]
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    try:
+        yield times
+    finally:
+        done.set()
+        thread.join()
 
 
-def test_cancel_from_another_thread_stops_an_answer(tiny_bundle: Bundle, sample_clip: Path) -> None:
+def test_cancel_from_another_thread(tiny_bundle: Bundle, sample_clip: Path) -> None:
+    """While it loads a video, and in an answer that would take a second or more."""
     session = Session(tiny_bundle)
     session.load_video(sample_clip)
-    for _ in range(5):
+    for _ in range(3):
         answer = session.ask("Go on?", max_new_tokens=10**9, repetition_penalty=1000.0)
-        assert _cancelled_soon(session, iter(answer)) < 2
+        with _cancelling(session) as times:
+            list(answer)
         assert answer.finish_reason == "cancelled"
+        assert time.monotonic() - times[0] < 2
+    for _ in range(3):
+        with _cancelling(session) as times, pytest.raises(Cancelled):
+            session.load_video(sample_clip)
+        assert time.monotonic() - times[0] < 2
+        assert session.video is None
