@@ -18,6 +18,7 @@ from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.parity import Report, Row, compare
 from mvgpt_export.parity.floors import FLOORS, limits
 from mvgpt_export.parity.metrics import STEPS, distance, selected_equal, token_agreement
+from mvgpt_export.parity.reference import both_inputs
 from mvgpt_export.quant import RECIPES
 from mvgpt_export.sources import open_source
 from mvgpt_runtime import MvgptError, contract
@@ -27,7 +28,7 @@ from test_cli import run
 
 
 def report_on(bundle: Bundle, model: VideoGPT) -> Report:
-    return Report("", "", bundle.manifest.recipe, (), compare(bundle, model))
+    return Report("", "", bundle.manifest.recipe, (), compare(bundle, model, both_inputs(bundle, None)))
 
 
 def wrong_by_themselves(report: Report) -> tuple[str, ...]:

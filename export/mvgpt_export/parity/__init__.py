@@ -6,6 +6,7 @@ what passes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..quant import RECIPES
 from ..sources import open_source, weight_digests
 from .measure import Progress, measure
 from .metrics import Report, Row, direction
-from .reference import both_inputs
+from .reference import Inputs, both_inputs
 
 __all__ = ["Report", "Row", "check_parity", "compare", "verify"]
 
@@ -52,6 +53,7 @@ def check_parity(
     source = opened.manifest.source
     if checkpoint is None:
         checkpoint, clip, videomamba = source.checkpoint, clip or source.clip, videomamba or source.videomamba
+    inputs = both_inputs(opened, Path(video) if video else None)  # first: it is the quicker one to fail
     progress("load checkpoint")
     try:
         model = open_source(str(checkpoint), clip=clip, videomamba=videomamba).model
@@ -71,18 +73,12 @@ def check_parity(
         checkpoint=str(checkpoint),
         recipe=opened.manifest.recipe,
         other_weights=tuple(name for name, digest in digests.items() if source.weights.get(name) != digest),
-        rows=compare(opened, model, video=Path(video) if video else None, progress=progress),
+        rows=compare(opened, model, inputs, progress),
     )
 
 
-def compare(
-    bundle: Bundle, model: VideoGPT, *, video: Path | None = None, progress: Progress = _silent
-) -> tuple[Row, ...]:
-    """The rows of both sets of inputs.
-
-    Raises:
-        MvgptError: the model has other sizes, the recipe is unknown, no such video.
-    """
+def compare(bundle: Bundle, model: VideoGPT, sets: Iterable[Inputs], progress: Progress = _silent) -> tuple[Row, ...]:
+    """The rows of every set of inputs. MvgptError if the model has other sizes, or the recipe is unknown."""
     geometry = bundle.geometry
     sizes = contract.geometry_dict(
         replace(model.config.geometry(), max_context=geometry.max_context, prefill_chunk=geometry.prefill_chunk)
@@ -103,17 +99,14 @@ def compare(
             got=bundle.manifest.recipe,
             remedy="check it with the version of mvgpt that made it (`mvgpt inspect` shows it), or export again",
         )
-    return tuple(
-        row for inputs in both_inputs(bundle, video) for row in measure(bundle, model, recipe, inputs, progress)
-    )
+    return tuple(row for inputs in sets for row in measure(bundle, model, recipe, inputs, progress))
 
 
 def verify(bundle: Bundle, model: VideoGPT, progress: Progress = _silent) -> Verification:
     """Export's own check. MvgptError naming the first failing stage, else what the manifest says of it."""
     manifest = bundle.manifest
-    report = Report(
-        str(bundle.folder), manifest.source.checkpoint, manifest.recipe, (), compare(bundle, model, progress=progress)
-    )
+    rows = compare(bundle, model, both_inputs(bundle, None), progress)
+    report = Report(str(bundle.folder), manifest.source.checkpoint, manifest.recipe, (), rows)
     if first := report.first_failure:
         raise MvgptError(
             f"the exported stage differs from the eager model on the {first.inputs} inputs"

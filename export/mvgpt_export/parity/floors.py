@@ -61,7 +61,8 @@ def limits(recipe: Recipe, config: ModelConfig, stage: str, fed: str, largest: f
     upstream = _UPSTREAM.get(stage, ()) if fed == "bundle" else ()
     ratios = [FLOORS[recipe.bits(name)].at(config.layers(name) or 1) for name in (stage, *upstream)]
     quantized = [ratio for ratio in ratios if ratio is not None]
-    bounds = {"sqnr_db": min(quantized)} if quantized else {"max_abs": CLOSE * largest}
+    noise = sum(10 ** (-ratio / 10) for ratio in quantized)  # energies add up
+    bounds = {"sqnr_db": -10 * math.log10(noise)} if quantized else {"max_abs": CLOSE * largest}
     if stage == "frame_scorer" and (fed == "eager" or not quantized):
         bounds["selected_equal"] = 1.0  # from quantized features near-ties fall either way: shown, without a floor
     if stage == "text_decoder":
