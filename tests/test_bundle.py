@@ -246,9 +246,8 @@ def test_bad_options(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_export_leaves_no_bundle(tmp_path: Path, sig: signal.Signals) -> None:
-    """Killed while it writes programs. Ctrl-C also cleans up."""
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while it writes programs; for kill -9 see test_robustness.py."""
     command = [sys.executable, "-m", "mvgpt_export", "export", "tiny", "-o", str(tmp_path / "bundle")]
     process = subprocess.Popen(
         command,
@@ -263,12 +262,8 @@ def test_a_killed_export_leaves_no_bundle(tmp_path: Path, sig: signal.Signals) -
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        os.kill(process.pid, sig)
+        os.kill(process.pid, signal.SIGINT)
         assert process.wait(30) != 0
     finally:
         process.kill()
-    assert not (tmp_path / "bundle").exists()
-    left = list(tmp_path.iterdir())
-    assert len(left) == (1 if sig == signal.SIGKILL else 0)
-    for folder in left:
-        refused(folder, "no manifest.json")
+    assert not list(tmp_path.iterdir())
