@@ -18,7 +18,7 @@ test: .venv/dev ## install what the tests need and run the default suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: .venv/dev ## full shapes: minutes to an hour, 16 GB of memory
 	$(BIN)/pytest -m slow
