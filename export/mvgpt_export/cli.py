@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ClipOption = Annotated[str | None, typer.Option(help="CLIP folder, if the checkpoint has no image encoder.")]
 VideoMambaOption = Annotated[str | None, typer.Option(help="VideoMamba .pth, if it has no video encoder.")]
 
-# Metrics of `mvgpt parity`: title and format.
+# Metrics of `mvgpt parity`: title and format. A cell is the value, then the floor if there is one.
 COLUMNS = {
     "max_abs": ("max abs", ".1e"),
     "sqnr_db": ("SQNR dB", ".1f"),
@@ -153,14 +153,11 @@ def _print_report(report: Report) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, markup=False)  # names may hold brackets
+    console.width = max(console.width, 128)  # a narrow terminal wraps lines, which is easier to read than cut cells
     for inputs in dict.fromkeys(row.inputs for row in report.rows):
-        table = Table(
-            *("step", "error", *(title for title, _ in COLUMNS.values()), "floor", ""),
-            title=f"{inputs} inputs, {report.recipe}",
-            title_justify="left",
-            box=None,
-            pad_edge=False,
-        )
+        table = Table(title=f"{inputs} inputs, {report.recipe}", title_justify="left", box=None, pad_edge=False)
+        for title in ("step", "error", *(title for title, _ in COLUMNS.values()), ""):
+            table.add_column(title, no_wrap=True)
         for row in report.rows:
             if row.inputs == inputs:
                 table.add_row(*_cells(row), style=None if row.passed else "red")
@@ -184,12 +181,13 @@ def _print_report(report: Report) -> None:
 def _cells(row: Row) -> list[str]:
     from .parity.metrics import direction
 
-    values = [format(row.metrics[name], form) if name in row.metrics else "" for name, (_, form) in COLUMNS.items()]
-    floor = ", ".join(
-        f"{COLUMNS[name][0]} {direction(name)} {format(limit, COLUMNS[name][1])}" for name, limit in row.limits.items()
-    )
+    def cell(name: str, form: str) -> str:
+        limit = f" {direction(name)} {format(row.limits[name], form)}" if name in row.limits else ""
+        return format(row.metrics[name], form) + limit if name in row.metrics else ""
+
     error = {"host": "host", "eager": "own", "bundle": "accumulated"}[row.fed]
-    return [row.step, error, *values, floor, "pass" if row.passed else "FAIL"]
+    values = [cell(name, form) for name, (_, form) in COLUMNS.items()]
+    return [row.step, error, *values, "pass" if row.passed else "FAIL"]
 
 
 @contextmanager
