@@ -19,9 +19,9 @@ import dataclasses
 import importlib.util
 import json
 import platform
+import shutil
 import statistics
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -184,13 +184,10 @@ def measure(
     rows: dict[str, dict[str, float]] = {}
     runs: dict[str, Run] = {}
     for form in (name for name in (*forms(stage), STATIC) if name in chosen):
-        print(f"export {stage}, {form} …", file=sys.stderr)
         path = folder / f"{stage}-{form}.pte".replace(" ", "-")
-        try:
+        if not path.exists():
+            print(f"export {stage}, {form} …", file=sys.stderr)
             export(model, stage, form, path, inputs)
-        except Exception as error:  # noqa: BLE001  what a form cannot do is a result
-            print(f"  {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
-            continue
         runs[form] = load(path, stage)
         rows[form] = {"bytes": path.stat().st_size}
         rows[form]["sqnr"] = sqnr(torch.cat([runs[form](*given) for given in inputs]), reference)
@@ -238,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--forms", nargs="+", default=(*forms("image_encoder"), STATIC))
+    parser.add_argument("--reuse", action="store_true", help="the programs that a run before exported")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/vision.json"))
     parser.add_argument("--config", default="0.5b", choices=NAMED_CONFIGS, help="tiny is for trying the benchmark out")
@@ -251,23 +249,26 @@ def main() -> None:
     _C._unsafe_reset_threadpool(THREADS)
     torch.set_num_threads(THREADS)
     report: dict[str, dict[str, dict[str, float]]] = {}
-    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+    folder = arguments.output.with_suffix("")
+    if not arguments.reuse:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
         print("eager …", file=sys.stderr)
         pipeline = Pipeline(model)
         runs = {}
         for stage in arguments.stages:
-            report[stage], runs[stage] = measure(pipeline, stage, arguments.forms, Path(folder), arguments.rounds)
+            report[stage], runs[stage] = measure(pipeline, stage, arguments.forms, folder, arguments.rounds)
             for form, row in report[stage].items():
                 print(line(stage, form, row))
         if len(runs) > 1:
             report["all of these"] = {}
-            for form in set.intersection(*(set(r) for r in runs.values())):
+            for form in (f for f in arguments.forms if all(f in run for run in runs.values())):
                 logits = pipeline.answer({stage: run[form] for stage, run in runs.items()})
                 report["all of these"][form] = compare_logits(logits, pipeline.logits)
                 print(line("all of these", form, report["all of these"][form]))
     for form, row in report.get("image_encoder", {}).items():
         print(f"{form}: scores differ by {row['score_error']:.2e} (rms), median margin {row['score_margin']:.2e}")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     machine = platform.processor() or platform.machine()
     arguments.output.write_text(json.dumps({"machine": machine, "threads": THREADS, "stages": report}, indent=1))
 

@@ -57,7 +57,9 @@ def expected(source: Source, rows: torch.Tensor) -> np.ndarray:
         )
 
 
-@pytest.mark.parametrize(("recipe", "kernels"), [("fp32", "stock"), ("mobile", "stock"), ("mobile", "fused")])
+@pytest.mark.parametrize(
+    ("recipe", "kernels"), [("fp32", "stock"), ("fp16", "fused"), ("mobile", "stock"), ("mobile", "fused")]
+)
 def test_logits_equal_the_eager_model(
     recipe: str, kernels: str, source: Source, rows: torch.Tensor, expected: np.ndarray, tmp_path: Path
 ) -> None:
