@@ -79,6 +79,36 @@ def question(workspace: Path, folder: Path) -> Target:
     return target
 
 
+def golden_vectors(workspace: Path, folder: Path, vectors: Path) -> Target:
+    """(file name, content) in a folder of golden vectors, its hash in their manifest → the check against the bundle."""
+    from mvgpt_runtime import contract
+    from mvgpt_runtime.goldens import bundle_cases
+    from mvgpt_runtime.goldens.check import first_difference
+    from mvgpt_runtime.manifest import Bundle
+
+    copy = _linked(vectors, workspace)
+    listed = (copy / contract.VECTORS_NAME).read_text()
+    cases = list(bundle_cases(Bundle.open(folder)))
+
+    def target(case: tuple[str, bytes]) -> None:
+        name, content = case
+        path = copy / name
+        old = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.unlink()
+        path.write_bytes(content)
+        if name != contract.VECTORS_NAME:
+            (copy / contract.VECTORS_NAME).write_text(listed.replace(old, hashlib.sha256(content).hexdigest()))
+        try:
+            first_difference(cases, copy)
+        finally:
+            path.unlink()
+            (copy / contract.VECTORS_NAME).write_text(listed)
+            if not path.exists():
+                path.symlink_to(vectors / name)
+
+    return target
+
+
 def video(workspace: Path) -> Target:
     """A video file → its sampled frames, decoded."""
     from mvgpt_runtime.video import open_clip

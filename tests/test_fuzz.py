@@ -23,6 +23,7 @@ from mutations import damaged_bytes, damaged_json
 from mvgpt_export.checkpoint import save_checkpoint
 from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_runtime import contract
+from mvgpt_runtime.goldens import write_goldens
 from mvgpt_runtime.manifest import Bundle
 from sandbox import Sandbox, Target
 
@@ -105,6 +106,22 @@ def test_a_megabyte_of_question(tiny_bundle: Bundle, sandbox: Open) -> None:
     ask = sandbox(fuzz_targets.question, tiny_bundle.folder)
     for piece in ("a", " ", "\n", "a ", "\u0301", "<|im_end|>", "🎬", "\0"):
         assert ask(piece * ((1 << 20) // len(piece.encode()))) == "refused"
+
+
+@cases(60, 1500)
+def test_golden_vectors(tiny_bundle: Bundle, tmp_path: Path, sandbox: Open, count: int) -> None:
+    """The manifest, arrays (.npy) and tables, each with its right hash."""
+    folder = tmp_path / "vectors"
+    write_goldens(tiny_bundle, folder)
+    files = {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+    listed = files.pop(contract.VECTORS_NAME)
+    damaged = [
+        damaged_bytes(data, [0, 6, 8, data.index(b"\n")]).map(lambda bad, name=name: (name, bad))
+        for name, data in files.items()
+    ]
+    manifests = damaged_json(json.loads(listed)).map(lambda bad: (contract.VECTORS_NAME, bad))
+    run = sandbox(fuzz_targets.golden_vectors, tiny_bundle.folder, folder)
+    fuzz("golden vectors", (contract.VECTORS_NAME, listed), manifests | st.one_of(damaged), run, count)
 
 
 # --- Videos -----------------------------------------------------------------------------------------------------------

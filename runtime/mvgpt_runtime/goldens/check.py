@@ -20,11 +20,7 @@ def first_difference(cases: Iterable[Case], folder: Path, progress: Progress = l
     vectors = read_vectors(folder)
     for case in cases:
         for output, result in zip(_outputs(vectors, case), case.results, strict=True):
-            path = folder / output.file
-            if isinstance(result.value, Table):
-                difference = _table(output, path.read_text(encoding="ascii"), result.value.text())
-            else:
-                difference = _array(output, np.load(path, allow_pickle=False), result)
+            difference = _difference(output, folder / output.file, result)
             if difference == _TIE:
                 break  # the rest of the case follows from another choice
             if difference:
@@ -48,6 +44,21 @@ def _outputs(vectors: Vectors, case: Case) -> tuple[Output, ...]:
 
 
 _TIE = "a tie"
+
+
+def _difference(output: Output, path: Path, result: Result) -> str | None:
+    try:
+        if isinstance(result.value, Table):
+            return _table(output, path.read_text(encoding="ascii"), result.value.text())
+        # Mapped, not read: a header may claim more than there is memory for.
+        return _array(output, np.load(path, mmap_mode="r", allow_pickle=False), result)
+    except (OSError, ValueError) as e:
+        raise MvgptError(
+            f"{path.name} is no {'table' if output.dtype == 'table' else 'array'}",
+            stage="goldens",
+            got=e,
+            remedy="make the vectors again",
+        ) from None
 
 
 def _table(output: Output, expected: str, got: str) -> str | None:
