@@ -126,7 +126,7 @@ RECIPES = {
 def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | None = None) -> int:
     """Quantize the linear layers of an exported stage in place; how many there were.
 
-    `moments` gives the layers in the order of computation with their inputs' moments (`calibration.input_moments`),
+    `moments` gives the layers in the order of computation with their inputs' moments (`calibration.Calibration`),
     which 4-bit rounding uses; each layer is quantized before the next is asked for. A layer that it does not give is
     not quantized.
 
