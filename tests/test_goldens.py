@@ -302,3 +302,15 @@ def test_command(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "is no folder of golden vectors" in refused.stderr
     assert mvgpt().returncode == 2
+
+
+@pytest.mark.parametrize("shape", ["(8,(,", "(8,}", "(8, None)", "(-1,)", "(9" + 99 * "9" + ",)", "'a'"])
+def test_an_array_whose_header_says_nothing(tiny_bundle: Bundle, vectors: Path, tmp_path: Path, shape: str) -> None:
+    """numpy reads a header as a Python expression, and lets errors of doing so through."""
+    folder = tmp_path / "vectors"
+    shutil.copytree(vectors, folder)
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+    bad = b"\x93NUMPY\x01\x00v\x00" + header.encode().ljust(117)[:117] + b"\n" + bytes(32)
+    change(folder, "video_encoder-padding-video_features.npy", lambda _: bad)
+    with pytest.raises(MvgptError, match="no array"):
+        check_goldens(tiny_bundle, folder)
