@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mvgpt_export.sources import tiny_tokenizer
 from mvgpt_export.tokenizer import SPLIT_PATTERN, add_tokens, folder_tokenizer, qwen_tokenizer, special_ids
-from mvgpt_runtime import MvgptError
+from mvgpt_runtime import MvgptError, prompt
+from mvgpt_runtime.prompt import read_tokenizer
 from tokenizers import Tokenizer
 
 TEXTS = [
@@ -99,6 +100,37 @@ def test_folders_without_a_usable_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(MvgptError, match=r"tokenizer\.json is no tokenizer"):
         folder_tokenizer(tmp_path)
+
+
+def _asking_for(**more: object) -> str:
+    return json.dumps({**json.loads(tiny_tokenizer().to_str()), **more})
+
+
+_CUT = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+_FILL = {"direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"truncation": _CUT},
+        {"truncation": {**_CUT, "stride": 5}},
+        {"padding": {**_FILL, "strategy": {"Fixed": 10**12}}},
+    ],
+    ids=["cut", "cut, which panics", "filled up to a terabyte"],
+)
+def test_a_prompt_is_neither_cut_nor_filled_up(tmp_path: Path, more: dict[str, object]) -> None:
+    (tmp_path / "tokenizer.json").write_text(_asking_for(**more))
+    assert read_tokenizer(tmp_path / "tokenizer.json").encode(TEXTS[0]).ids == tiny_tokenizer().encode(TEXTS[0]).ids
+
+
+def test_a_panic_in_the_library_is_an_error() -> None:
+    """It is a BaseException, as Ctrl-C is, which passes."""
+    panicking = Tokenizer.from_str(_asking_for(truncation={**_CUT, "stride": 5}))
+    with pytest.raises(MvgptError, match=r"cannot encode[\s\S]*stride"), prompt._failures("cannot encode"):
+        panicking.encode(TEXTS[0])
+    with pytest.raises(KeyboardInterrupt), prompt._failures("cannot encode"):
+        raise KeyboardInterrupt
 
 
 def test_a_tokenizer_that_does_not_fit_the_model() -> None:
