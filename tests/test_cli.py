@@ -94,6 +94,7 @@ def test_bad_input(tiny_bundle: Bundle, sample_clip: Path, tmp_path: Path) -> No
     fake.write_text("I am a text file.")
     assert "no such bundle" in refused("ask", tmp_path / "none", sample_clip, "?")
     assert "no manifest.json" in refused("inspect", tmp_path)
+    assert "--threads is for --profile" in refused("inspect", bundle, "--threads", "1")
     assert "none.mp4" in refused("ask", bundle, tmp_path / "none.mp4", "?")
     assert "fake.mp4" in refused("ask", bundle, fake, "?")
     assert "start_s" in refused("ask", bundle, sample_clip, "?", "--start", "999")

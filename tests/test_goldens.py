@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -228,6 +229,12 @@ def change(folder: Path, file: str, edit: Callable[[bytes], bytes]) -> None:
     (folder / file).write_bytes(data)
     path = folder / "vectors.json"
     path.write_text(path.read_text().replace(old, hashlib.sha256(data).hexdigest()))
+
+
+def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / contract.VECTORS_NAME)
+    with pytest.raises(MvgptError, match="no golden vectors"):
+        check_goldens(tiny_bundle, tmp_path)
 
 
 def scaled(factor: float) -> Callable[[bytes], bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -160,6 +161,15 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
             pass
     with pytest.raises(MvgptError, match="cannot write"):
         folders.check_output(place, "bundle", lambda folder: False)
+
+
+def test_only_a_disk_s_errors_are_the_output_s(tmp_path: Path) -> None:
+    """What the block reads may fail, too: that is not said of the output. Either way nothing is left."""
+    with pytest.raises(MvgptError, match="cannot write"), folders.folder_in_the_making(tmp_path / "full"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(FileNotFoundError), folders.folder_in_the_making(tmp_path / "other"):
+        (tmp_path / "shard.safetensors").read_bytes()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from mvgpt_export.calibration import Calibration
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.qwen2 import KVCache, Qwen2, rotary_table
-from mvgpt_export.quant import RECIPES
+from mvgpt_export.quant import RECIPES, Recipe, Rule, quantize
 from mvgpt_export.random_weights import random_model
 from mvgpt_export.rounding import _DAMPING, HIGHEST, LOWEST, round_groups
 from mvgpt_export.stages import text_decoder
+from mvgpt_runtime import MvgptError
 from tolerances import EAGER
 
 GROUP = 32
@@ -90,6 +91,13 @@ def test_values_and_scales_are_what_kernels_read(seed: int, signed: bool, size: 
     assert torch.equal(scales, scales.bfloat16().float())
     assert (scales != 0).all()
     assert signed or (scales > 0).all()
+
+
+def test_a_layer_that_calibration_leaves_out_is_an_error() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(64, 8))
+    recipe = Recipe((Rule("text_decoder", ".*", "8da4w-32"),))
+    with pytest.raises(MvgptError, match=r"not quantized[\s\S]*got: *1"):
+        quantize(layers, "text_decoder", recipe, [(["0"], torch.eye(64))])
 
 
 def seen_by_the_eager_network(network: Qwen2, prompts: list[torch.Tensor]) -> dict[str, torch.Tensor]:

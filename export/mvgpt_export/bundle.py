@@ -39,15 +39,7 @@ from .parity import verify as verify_bundle
 from .quant import HALF_ARITHMETIC, RECIPES, Recipe
 from .samples import range_frames
 from .sources import Source, open_source, weight_digests
-from .stages import (
-    KERNELS,
-    default_kernels,
-    dynamic_shapes,
-    example_inputs,
-    stage_module,
-    text_decoder,
-    token_embedding,
-)
+from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, unit_modules
 from .tokenizer import special_ids
 
 Progress = Callable[[str, int, int], None]
@@ -106,9 +98,9 @@ def export_bundle(
     geometry = source.model.config.geometry(max_context)
     # Before the long work, so that an unfit tokenizer costs nothing.
     ids, stop_ids = special_ids(source.tokenizer, geometry.vocab_size) if source.tokenizer else ({}, ())
-    frames = range_frames(geometry.image_size)
     for rule in RECIPES[recipe].rules:
         if rule.scheme == HALF_ARITHMETIC:
+            frames = range_frames(geometry.image_size)
             peak = check_range(rule.stage, getattr(source.model, rule.stage), rule.layers, frames)
             progress(f"largest activation in float16 is {peak.value:.1f} of {LARGEST:.0f}", 0, len(steps))
     with folder_in_the_making(output) as folder:
@@ -152,20 +144,11 @@ def export_unit(
 ) -> LoweredFile:
     """Export and lower the stages of one file; MvgptError if operators stay outside the delegates that should not."""
     programs = {}
-    modules: dict[str, torch.nn.Module] = {}
     with torch.no_grad():
-        decoder = None
-        if "text_decoder" in stages:
-            prompts = calibration_prompts(source) if recipe.calibrates else None
-            decoder = text_decoder(source.model, geometry, kernels, recipe, prompts, report)
-            modules["text_decoder"] = decoder
-        if "token_embedding" in stages:
-            modules["token_embedding"] = token_embedding(source.model, recipe, decoder)
-        for name in stages:
+        prompts = calibration_prompts(source) if recipe.calibrates and "text_decoder" in stages else None
+        modules = unit_modules(source.model, stages, geometry, kernels, recipe, prompts, report)
+        for name, module in modules.items():
             report(f"trace {name}")
-            module = modules.pop(name, None)
-            if module is None:
-                module = stage_module(source.model, name, geometry, kernels, recipe)
             programs[name] = torch.export.export(
                 module,
                 example_inputs(name, geometry),

@@ -127,11 +127,10 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | N
     """Quantize the linear layers of an exported stage in place; how many there were.
 
     `moments` gives the layers in the order of computation with their inputs' moments (`calibration.Calibration`),
-    which 4-bit rounding uses; each layer is quantized before the next is asked for. A layer that it does not give is
-    not quantized.
+    which 4-bit rounding uses; each layer is quantized before the next is asked for.
 
     Raises:
-        MvgptError: a rule that matches no layer, or does not fit one.
+        MvgptError: a rule that matches no layer or does not fit one, or a layer that `moments` does not give.
     """
     linear = {name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     rules: dict[str, Rule] = {}
@@ -146,10 +145,13 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | N
         if not layers - rules.keys():
             raise MvgptError("a rule of the recipe matches no layer", stage=stage, got=rule.layers)
         rules |= dict.fromkeys(layers - rules.keys(), rule)
-    for names, moment in [(list(rules), None)] if moments is None else moments:
+    schemes = {name: rule.scheme for name, rule in rules.items() if rule.scheme != HALF_ARITHMETIC}
+    for names, moment in [(list(schemes), None)] if moments is None else moments:
         for name in names:
-            if name in rules and rules[name].scheme != HALF_ARITHMETIC:
-                _quantize_layer(module, name, rules[name].scheme, moment)
+            if name in schemes:
+                _quantize_layer(module, name, schemes.pop(name), moment)
+    if schemes:
+        raise MvgptError("layers without calibration were not quantized", stage=stage, got=", ".join(schemes))
     return len(rules)
 
 

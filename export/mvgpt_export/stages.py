@@ -71,8 +71,36 @@ def default_kernels() -> str:
     return "fused" if runtime_kernels.available() else "stock"
 
 
+def unit_modules(
+    model: VideoGPT,
+    names: Sequence[str],
+    geometry: Geometry,
+    kernels: str,
+    recipe: Recipe,
+    prompts: Sequence[torch.Tensor] | None,
+    report: Report,
+) -> dict[str, nn.Module]:
+    """The modules of the stages that share a file, in the order of `names`: see `stage_module`.
+
+    The language model's rounding is calibrated on `prompts` (calibration.py), if there are any, and its two stages
+    share one table where the recipe and the kernels have such a one.
+    """
+    decoder = None
+    if "text_decoder" in names:
+        decoder = text_decoder(model, geometry, kernels, recipe, prompts, report)
+    modules: dict[str, nn.Module] = {}
+    for name in names:
+        if name == "text_decoder" and decoder:
+            modules[name] = decoder
+        elif name == "token_embedding":
+            modules[name] = token_embedding(model, recipe, decoder)
+        else:
+            modules[name] = stage_module(model, name, geometry, kernels, recipe)
+    return modules
+
+
 def stage_module(model: VideoGPT, name: str, geometry: Geometry, kernels: str, recipe: Recipe) -> nn.Module:
-    """The module to export for stage `name` with a form of `KERNELS`, quantized by `recipe`.
+    """The module to export for stage `name` with a form of `KERNELS`, quantized by `recipe`, not calibrated.
 
     Its modules are its own; its tensors are the eager model's where they are not quantized.
     """

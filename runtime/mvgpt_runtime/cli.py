@@ -169,6 +169,8 @@ def inspect(
     def command() -> None:
         from .manifest import Bundle
 
+        if threads is not None and not profile:
+            raise MvgptError("--threads is for --profile", stage="inspect", remedy="add --profile, or leave it out")
         opened = Bundle.open(bundle)
         if graph or profile:
             from .inspection import show

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -50,24 +50,30 @@ def folder_in_the_making(output: Path) -> Iterator[Path]:
         output = output.resolve()  # what a symbolic link names is replaced, not the link
         output.parent.mkdir(parents=True, exist_ok=True)
         folder, lock = _make(output)
-        try:
+    try:
+        with _failures(output, _DISK):  # whatever else goes wrong in the block is not the output's fault
             yield folder
+        with _failures(output):
             if output.exists():
                 _exchange(folder, output)
             else:
                 folder.rename(output)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 @contextmanager
-def _failures(output: Path) -> Iterator[None]:
+def _failures(output: Path, codes: Collection[int] | None = None) -> Iterator[None]:
+    """The system's errors, or those with these numbers, as one that names the output."""
     try:
         yield
-    except BrokenPipeError:  # of the progress display, not of a file
-        raise
     except OSError as e:
+        if codes is not None and e.errno not in codes:
+            raise
         raise MvgptError(
             f"cannot write {output}",
             stage="output",

@@ -17,7 +17,7 @@ from ..models.video_gpt import VideoGPT
 from ..quant import Recipe
 from .floors import CLOSE, limits
 from .metrics import STEPS, Row, distance, exact, selected_equal, token_agreement
-from .reference import Inputs, Outputs, eager_outputs
+from .reference import FORCED_TOKENS, Inputs, Outputs, eager_outputs
 
 Progress = Callable[[str], None]
 
@@ -82,6 +82,8 @@ def measure(bundle: Bundle, model: VideoGPT, recipe: Recipe, inputs: Inputs, pro
                 metrics |= token_agreement(outputs[stage], expected[stage])
             bounds = limits(recipe, model.config, stage, fed, float(np.abs(expected[stage]).max()))
             about = note if stage == "frame_scorer" and fed == "bundle" else ""
+            if stage == "text_decoder" and len(inputs.answer_ids) < FORCED_TOKENS:
+                about = f"only {1 + len(inputs.answer_ids)} positions: the text or the KV cache ends there"
             rows.append(Row(inputs.name, stage, fed, metrics, bounds, about))
     return sorted(rows, key=lambda row: STEPS.index(row.step))
 

@@ -184,6 +184,8 @@ def read_vectors(folder: Path) -> Vectors:
     """The manifest of a folder of vectors, after a check of every file's hash. MvgptError for anything else."""
     path = folder / contract.VECTORS_NAME
     try:
+        if not path.is_file():  # nor a pipe, which would be waited for
+            raise FileNotFoundError(f"no {path.name}")
         vectors = Vectors.model_validate_json(path.read_text(encoding="ascii"))
         if vectors.schema_version != contract.VECTORS_SCHEMA_VERSION:
             raise ValueError(f"schema {vectors.schema_version}")
