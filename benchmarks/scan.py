@@ -1,6 +1,6 @@
 """The selective scan of one direction of one layer in every form we have, timed side by side in one run.
 
-    python benchmarks/scan.py [--rounds 15] [--output build/benchmarks/scan.json]
+    python benchmarks/scan.py [--rounds 15] [--copy baseline|avx512] [--output build/benchmarks/scan.json]
 
 Prints a table, writes the same as JSON, and exits with status 1 when a bar is missed. Needs onnx and onnxruntime
 besides the development requirements. Forms take turns and the best round of each counts, because other programs
@@ -166,15 +166,17 @@ def native(given: dict[str, torch.Tensor], delta: torch.Tensor, folder: Path) ->
     compiler, sources = build_kernels.find_compiler(), build_kernels.source_folder()
     if compiler is None or sources is None:
         sys.exit("this benchmark needs a C++ compiler and the clone")
+    library = kernels.load()
+    flags = build_kernels.copies()[library.mvgpt_kernels_name().decode()]
     floor = folder / "exp_floor.so"
     source = Path(__file__).parent / "exp_floor.cpp"
-    command = [*compiler, *build_kernels.kernel_flags(), "-shared", f"-I{sources}", str(source), "-o", str(floor)]
+    command = [*compiler, *flags, "-shared", f"-I{sources}", str(source), "-o", str(floor)]
     subprocess.run(command, check=True)
     exponentials = ctypes.CDLL(str(floor)).exponentials
     exponentials.restype = ctypes.c_float
     size, pointer = ctypes.c_int64, ctypes.c_void_p
     exponentials.argtypes = [size, size, size, pointer, pointer]
-    kernel = kernels.load().mvgpt_selective_scan
+    kernel = library.mvgpt_selective_scan
     kernel.argtypes = [*[size] * 4, *[pointer] * 7, ctypes.c_int, pointer]
     sizes, out = (L, D_INNER, D_STATE, DT_RANK), torch.empty(L, D_INNER)
     return (
@@ -200,10 +202,13 @@ def milliseconds(forms: dict[str, Run], rounds: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--copy", choices=build_kernels.copies(), help="of the kernels; default: the fastest")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/scan.json"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # torch.export's own
-    kernels.load()
+    if options.copy and not kernels.use(options.copy):
+        sys.exit(f"this processor lacks the instructions of the {options.copy} kernels")
+    print(f"the {kernels.load().mvgpt_kernels_name().decode()} kernels")
     given = tensors()
     delta = torch.nn.functional.softplus(given["dt"] + given["dt_bias"])
     A = (given["A2"].T * math.log(2)).contiguous()

@@ -1,12 +1,8 @@
-"""The fused operators of the video encoder: against float64 loops, inside programs, and the kernels by themselves."""
+"""The fused operators of the video encoder: against float64 loops, and inside programs."""
 
 from __future__ import annotations
 
-import platform
-import shutil
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -15,22 +11,25 @@ from mvgpt_export.models.videomamba import Mixer
 from mvgpt_export.ops import checks, fused_scan
 from mvgpt_export.ops.fused_mixer import FusedMixer
 from mvgpt_runtime import build_kernels, kernels
-from mvgpt_runtime.errors import MvgptError
 from torch import nn
 
-SOURCES = Path(__file__).parent.parent / "runtime" / "kernels"
 TOLERANCE = 1e-6  # rms of the error over rms of the result
 LENGTHS = [1, 2, 15, 16, 17, 1569]  # around the kernel's tile of 16 steps, and the encoder's
 WIDTHS = [24, 13]  # whole vectors of channels, and a remainder
 STATE, RANK = 16, 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def library() -> None:
-    """Compiled when the package was installed; without a compiler this fails and says so."""
+@pytest.fixture(scope="module", autouse=True, params=build_kernels.copies())
+def library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiled when the package was installed; without a compiler this fails and says so. Every test runs on every
+    compiled copy of the kernels."""
     if not kernels.available():
         kernels.build()
-    kernels.load()
+    fastest = kernels.load().mvgpt_kernels_name().decode()
+    if not kernels.use(request.param):
+        pytest.skip(f"this processor lacks the instructions of the {request.param} kernels")
+    yield
+    kernels.use(fastest)
 
 
 def relative_rms(got: torch.Tensor, expected: torch.Tensor) -> float:
@@ -275,65 +274,3 @@ def test_a_layer_runs_as_a_program(mixer: Mixer) -> None:
     assert relative_rms(got, expected) <= TOLERANCE
     for operator in fused_scan.OPERATORS:
         assert operator.encode() in program
-
-
-def test_build_and_its_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = build_kernels.source_folder()
-    assert sources == SOURCES
-    with pytest.raises(build_kernels.BuildError, match="no C\\+\\+ headers"):
-        build_kernels.build(SOURCES, tmp_path, tmp_path / "made" / build_kernels.LIBRARY)
-    (tmp_path / "include/executorch/runtime").mkdir(parents=True)
-    with pytest.raises(build_kernels.BuildError, match="failed"):  # register.cpp finds no headers
-        build_kernels.build(SOURCES, tmp_path, tmp_path / "made" / build_kernels.LIBRARY)
-    assert not any((tmp_path / "made").iterdir())
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(MvgptError, match="no C\\+\\+ compiler"):
-        kernels.build()
-
-
-def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_kernels, "LIBRARY", "nothing.so")
-    assert kernels.available() == ()
-    with pytest.raises(MvgptError, match="kernels build"):
-        kernels.load()
-
-
-def compile_test(compiler: list[str], flags: list[str], program: Path) -> None:
-    files = [str(SOURCES / name) for name in ("test_kernels.cpp", "test_language_model.cpp", *build_kernels.KERNELS)]
-    subprocess.run([*compiler, "-std=c++17", "-Wall", "-Wextra", *flags, *files, "-o", str(program)], check=True)
-
-
-def check_output(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
-
-
-SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
-
-
-@pytest.mark.parametrize("lanes", [1, 4, 8])
-def test_kernels_under_sanitizers(tmp_path: Path, lanes: int) -> None:
-    """Every size of vector: scalar, NEON's and SSE's, AVX2's."""
-    compiler = build_kernels.find_compiler()
-    assert compiler is not None
-    flags = [*SANITIZERS, f"-DMVGPT_VECTOR_BYTES={4 * lanes}", "-Wno-psabi"]
-    if lanes == 8 and platform.machine() == "x86_64":
-        flags += build_kernels.PROCESSOR_FLAGS["x86_64"]
-    compile_test(compiler, flags, tmp_path / "test_kernels")
-    output = check_output([str(tmp_path / "test_kernels")])
-    assert output.startswith(f"{lanes} lanes")
-    assert output.endswith("all checks passed\n")
-
-
-@pytest.mark.slow
-def test_kernels_on_arm(tmp_path: Path) -> None:
-    """NEON, cross-compiled and emulated."""
-    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
-    assert compiler, "no cross-compiler: apt-get install g++-aarch64-linux-gnu"
-    assert emulator, "no emulator: apt-get install qemu-user"
-    flags = [*build_kernels.KERNEL_FLAGS, "-static", "-pthread"]
-    compile_test([compiler], flags, tmp_path / "test_kernels")
-    output = check_output([emulator, str(tmp_path / "test_kernels")])
-    assert output.startswith("4 lanes")
-    assert output.endswith("all checks passed\n")

@@ -7,6 +7,7 @@
 #include "vec.h"
 
 namespace mvgpt {
+inline namespace MVGPT_COPY {
 namespace {
 
 constexpr int64_t kVectors = 48;   // query vectors of a block
@@ -16,12 +17,16 @@ constexpr int64_t kFewItems = 16;  // below this many blocks the keys are split
 constexpr int64_t kFewRows = 4;    // up to so many, waking threads takes longer than storing or merging rows
 constexpr float kLowest = -__builtin_inff();
 
-// C[R × width] (+)= A[R × count] · B[count × width]. Six rows of 16 columns fill AVX2's and NEON's registers; seven or
-// eight rows take 8 columns at a time. Any C keeps the order of sums over `count`.
-template <int R, bool add, typename Element>
-void product(const float* a, int64_t a_stride, const Element* b, int64_t b_stride, int64_t count, float* c,
-             int64_t c_stride) {
-  constexpr int64_t kWide = R <= 6 ? kKeyTile : kKeyTile / 2;
+// Rows of a product at a time, by the number of registers, and the most that the last part may have.
+constexpr int64_t kRows = kLanes == kKeyTile ? 12 : 6;
+constexpr int64_t kMostRows = kRows + 2;
+
+// C[R × kKeyTile] (+)= A[R × count] · B[count × kKeyTile], where A's element (r, k) is a[r * row + k * step]: constants,
+// so that one register addresses all rows. Few enough rows for the registers take all columns at a time, others half of
+// them. Any C keeps the order of sums over `count`.
+template <int R, bool add, int64_t row, int64_t step, typename Element>
+void product(const float* a, const Element* b, int64_t b_stride, int64_t count, float* c, int64_t c_stride) {
+  constexpr int64_t kWide = R <= kRows || kLanes == kKeyTile ? kKeyTile : kKeyTile / 2;
   constexpr int64_t kVecs = kWide / kLanes;
   for (int64_t column = 0; column < kKeyTile; column += kWide) {
     Vec sum[R][kVecs];
@@ -29,11 +34,11 @@ void product(const float* a, int64_t a_stride, const Element* b, int64_t b_strid
       for (int64_t v = 0; v < kVecs; ++v) sum[r][v] = add ? load(c + r * c_stride + column + v * kLanes) : Vec{};
     }
     for (int64_t k = 0; k < count; ++k) {
-      Vec row[kVecs];
-      for (int64_t v = 0; v < kVecs; ++v) row[v] = load(b + k * b_stride + column + v * kLanes);
+      Vec y[kVecs];
+      for (int64_t v = 0; v < kVecs; ++v) y[v] = load(b + k * b_stride + column + v * kLanes);
       for (int64_t r = 0; r < R; ++r) {
-        const Vec x = splat(a[r * a_stride + k]);
-        for (int64_t v = 0; v < kVecs; ++v) sum[r][v] += x * row[v];
+        const Vec x = splat(a[r * row + k * step]);
+        for (int64_t v = 0; v < kVecs; ++v) sum[r][v] += x * y[v];
       }
     }
     for (int64_t r = 0; r < R; ++r) {
@@ -42,20 +47,23 @@ void product(const float* a, int64_t a_stride, const Element* b, int64_t b_strid
   }
 }
 
+// The same for R or fewer rows.
+template <int R, bool add, int64_t row, int64_t step, typename Element>
+void product_of(int64_t rows, const float* a, const Element* b, int64_t b_stride, int64_t count, float* c,
+                int64_t c_stride) {
+  if constexpr (R > 0) {
+    if (rows == R) return product<R, add, row, step>(a, b, b_stride, count, c, c_stride);
+    product_of<R - 1, add, row, step>(rows, a, b, b_stride, count, c, c_stride);
+  }
+}
+
 // The same for any number of rows.
-template <bool add, typename Element>
-void products(int64_t rows, const float* a, int64_t a_stride, const Element* b, int64_t b_stride, int64_t count,
-              float* c, int64_t c_stride) {
-  constexpr auto kBy = [](int64_t r) {
-    constexpr decltype(&product<1, add, Element>) by_rows[] = {
-        product<1, add, Element>, product<2, add, Element>, product<3, add, Element>, product<4, add, Element>,
-        product<5, add, Element>, product<6, add, Element>, product<7, add, Element>, product<8, add, Element>};
-    return by_rows[r - 1];
-  };
+template <bool add, int64_t row, int64_t step, typename Element>
+void products(int64_t rows, const float* a, const Element* b, int64_t b_stride, int64_t count, float* c,
+              int64_t c_stride) {
   for (int64_t r = 0; r < rows;) {
-    const int64_t left = rows - r;
-    const int64_t now = left <= 8 ? left : 6;
-    kBy(now)(a + r * a_stride, a_stride, b, b_stride, count, c + r * c_stride, c_stride);
+    const int64_t now = rows - r <= kMostRows ? rows - r : kRows;
+    product_of<kMostRows, add, row, step>(now, a + r * row, b, b_stride, count, c + r * c_stride, c_stride);
     r += now;
   }
 }
@@ -69,16 +77,16 @@ void store_element(Element* p, float x) {
   }
 }
 
-// x[head_dim] rotated to `position`, times `scale`.
+// x[head_dim] rotated to `position`, times `scale`; `stride` lies between elements of out.
 template <typename Attention>
-void rotate(const Attention& t, const float* x, int64_t position, float scale, float* out) {
+void rotate(const Attention& t, const float* x, int64_t position, float scale, float* out, int64_t stride) {
   const int64_t half = t.head_dim / 2;
   const float* const cos = t.cos + position * half;
   const float* const sin = t.sin + position * half;
   for (int64_t i = 0; i < half; ++i) {
     const float first = x[i], second = x[i + half];
-    out[i] = (first * cos[i] - second * sin[i]) * scale;
-    out[i + half] = (second * cos[i] + first * sin[i]) * scale;
+    out[i * stride] = (first * cos[i] - second * sin[i]) * scale;
+    out[(i + half) * stride] = (second * cos[i] + first * sin[i]) * scale;
   }
 }
 
@@ -92,7 +100,7 @@ void store_range(const void* arguments, int64_t begin, int64_t end) {
       const float* const k = t.kv + (2 * row * t.kv_heads + head) * t.head_dim;
       const float* const v = k + t.kv_heads * t.head_dim;
       float rotated[kMaxHeadDim];
-      rotate(t, k, position, 1, rotated);
+      rotate(t, k, position, 1, rotated, 1);
       const int64_t tile = head * t.max_context / kKeyTile + position / kKeyTile;
       Element* const k_out = t.k_cache + tile * t.head_dim * kKeyTile + position % kKeyTile;
       Element* const v_out = t.v_cache + (head * t.max_context + position) * t.head_dim;
@@ -126,22 +134,27 @@ struct Plan {
 };
 
 struct Work {
-  float q[kVectors * kMaxHeadDim];
+  float q[kMaxHeadDim * kVectors];  // a component of all vectors side by side
   float out[kVectors * kMaxHeadDim];
   float scores[kVectors * kKeys];
   float keys[kKeys * kMaxHeadDim], values[kKeys * kMaxHeadDim];  // widened, when many vectors use them
-  float most[kVectors], sum[kVectors];
+  Vec sum[kVectors];  // in parts
+  float most[kVectors];
 };
 
 // Scores of one vector against the first `valid` of `keys` keys → weights, 0 for the rest; the running maximum and sum
 // move on, and what has been summed up is scaled to the new maximum.
-void soften(float* scores, int64_t valid, int64_t keys, float* most, float* sum, float* out, int64_t head_dim) {
+void soften(float* scores, int64_t valid, int64_t keys, float* most, Vec* sum, float* out, int64_t head_dim) {
   for (int64_t i = valid < 0 ? 0 : valid; i < keys; ++i) scores[i] = kLowest;
   if (valid > 0) {
     Vec high = splat(*most);
     for (int64_t i = 0; i < keys; i += kLanes) high = at_least(high, load(scores + i));
-    float now = high[0];
-    for (int64_t i = 1; i < kLanes; ++i) now = now > high[i] ? now : high[i];
+    float lanes[kLanes];
+    store(lanes, high);
+    for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+      for (int64_t i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+    }
+    const float now = lanes[0];
     for (int64_t i = 0; i < keys; i += kLanes) {
       const Vec x = load(scores + i) - now;
       store(scores + i, exp2_decay(clamp_decay(x)) + 0.0f * x);  // the last term keeps a NaN
@@ -149,14 +162,12 @@ void soften(float* scores, int64_t valid, int64_t keys, float* most, float* sum,
     if (now != *most) {
       const Vec scale = exp2_decay(clamp_decay(splat(*most - now)));
       for (int64_t i = 0; i < head_dim; i += kLanes) store(out + i, load(out + i) * scale);
-      *sum *= scale[0];
+      *sum *= scale;
       *most = now;
     }
   }
   for (int64_t i = valid < 0 ? 0 : valid; i < keys; ++i) scores[i] = 0;
-  Vec total{};
-  for (int64_t i = 0; i < keys; i += kLanes) total += load(scores + i);
-  for (int64_t i = 0; i < kLanes; ++i) *sum += total[i];
+  for (int64_t i = 0; i < keys; i += kLanes) *sum += load(scores + i);
 }
 
 // One block over one span: t.q → w.out (not yet divided by w.sum).
@@ -169,10 +180,11 @@ void attend(const GroupedQueryAttention<Element>& t, const Plan& plan, int64_t h
   const float scale = kLog2e / __builtin_sqrtf(static_cast<float>(d));
   for (int64_t i = 0; i < vectors; ++i) {
     const int64_t query = (first + i) / plan.group, member = (first + i) % plan.group;
-    rotate(t, t.q + (query * t.heads + head * plan.group + member) * d, position(i), scale, w.q + i * d);
+    const float* const q = t.q + (query * t.heads + head * plan.group + member) * d;
+    rotate(t, q, position(i), scale, w.q + i, kVectors);
     for (int64_t j = 0; j < d; ++j) w.out[i * d + j] = 0;
     w.most[i] = kLowest;
-    w.sum[i] = 0;
+    w.sum[i] = Vec{};
   }
   const int64_t visible = position(vectors - 1) + 1;
   const int64_t begin = span * plan.span, stop = begin + plan.span < visible ? begin + plan.span : visible;
@@ -196,9 +208,9 @@ void attend(const GroupedQueryAttention<Element>& t, const Plan& plan, int64_t h
       const int64_t b = tile * kKeyTile * d;
       prefetch_next(k, tile);
       if (widen_first) {
-        products<false>(vectors, w.q, d, w.keys + b, kKeyTile, d, c, kKeys);
+        products<false, 1, kVectors>(vectors, w.q, w.keys + b, kKeyTile, d, c, kKeys);
       } else {
-        products<false>(vectors, w.q, d, k + b, kKeyTile, d, c, kKeys);
+        products<false, 1, kVectors>(vectors, w.q, k + b, kKeyTile, d, c, kKeys);
       }
     }
     for (int64_t i = 0; i < vectors; ++i) {
@@ -209,9 +221,9 @@ void attend(const GroupedQueryAttention<Element>& t, const Plan& plan, int64_t h
     for (int64_t column = 0; column < d; column += kKeyTile) {
       if (column < kKeys) prefetch_next(v, column / kKeyTile);
       if (widen_first) {
-        products<true>(vectors, w.scores, kKeys, w.values + column, d, count, w.out + column, d);
+        products<true, kKeys, 1>(vectors, w.scores, w.values + column, d, count, w.out + column, d);
       } else {
-        products<true>(vectors, w.scores, kKeys, v + column, d, count, w.out + column, d);
+        products<true, kKeys, 1>(vectors, w.scores, v + column, d, count, w.out + column, d);
       }
     }
   }
@@ -233,11 +245,13 @@ void attend_range(const void* arguments, int64_t begin, int64_t end) {
       const int64_t vector = block * kVectors + i;
       const int64_t row = vector / plan.group * t.heads + head * plan.group + vector % plan.group;
       float* const out = plan.spans == 1 ? t.out + row * d : t.scratch + (row * plan.spans + span) * (d + 2);
-      const Vec scale = plan.spans == 1 ? 1 / splat(w.sum[i]) : splat(1);
+      float sum = 0;
+      for (int64_t lane = 0; lane < kLanes; ++lane) sum += w.sum[i][lane];
+      const Vec scale = plan.spans == 1 ? 1 / splat(sum) : splat(1);
       for (int64_t j = 0; j < d; j += kLanes) store(out + j, load(w.out + i * d + j) * scale);
       if (plan.spans > 1) {
         out[d] = w.most[i];
-        out[d + 1] = w.sum[i];
+        out[d + 1] = sum;
       }
     }
   }
@@ -271,9 +285,9 @@ void merge_range(const void* arguments, int64_t begin, int64_t end) {
 }  // namespace
 
 template <typename Element>
-int64_t GroupedQueryAttention<Element>::scratch_floats() const {
-  const Plan plan(*this);
-  return plan.spans == 1 ? 0 : queries * heads * plan.spans * (head_dim + 2);
+int64_t scratch_floats(const GroupedQueryAttention<Element>& t) {
+  const Plan plan(t);
+  return plan.spans == 1 ? 0 : t.queries * t.heads * plan.spans * (t.head_dim + 2);
 }
 
 template <typename Element>
@@ -285,9 +299,10 @@ void grouped_query_attention(const GroupedQueryAttention<Element>& t, ParallelFo
   if (plan.spans > 1) small_for(t.queries * t.heads, merge_range<Element>, &t);
 }
 
-template struct GroupedQueryAttention<float>;
-template struct GroupedQueryAttention<Half>;
+template int64_t scratch_floats(const GroupedQueryAttention<float>&);
+template int64_t scratch_floats(const GroupedQueryAttention<Half>&);
 template void grouped_query_attention(const GroupedQueryAttention<float>&, ParallelFor);
 template void grouped_query_attention(const GroupedQueryAttention<Half>&, ParallelFor);
 
+}  // namespace MVGPT_COPY
 }  // namespace mvgpt

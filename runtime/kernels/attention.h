@@ -27,13 +27,18 @@ struct GroupedQueryAttention {
   Element* v_cache;  // [kv_heads, max_context, head_dim]
   float* out;        // [queries, heads · head_dim], apart from all inputs
   float* scratch;    // as many floats as scratch_floats() says; the kernel allocates nothing
-
-  int64_t scratch_floats() const;
 };
+
+inline namespace MVGPT_COPY {
+
+template <typename Element>
+int64_t scratch_floats(const GroupedQueryAttention<Element>& attention);
 
 // 1 <= queries <= rows, start >= 0, start + rows <= max_context, kv_heads divides heads, kKeyTile divides head_dim and
 // max_context, head_dim <= kMaxHeadDim.
 template <typename Element>
 void grouped_query_attention(const GroupedQueryAttention<Element>& attention, ParallelFor parallel_for);
+
+}  // namespace MVGPT_COPY
 
 }  // namespace mvgpt

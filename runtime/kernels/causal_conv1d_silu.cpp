@@ -4,6 +4,7 @@
 #include "vec.h"
 
 namespace mvgpt {
+inline namespace MVGPT_COPY {
 namespace {
 
 // One row for the groups [begin, end); `now` is the input of the last tap, `stride` leads to the next step's input.
@@ -40,4 +41,5 @@ void causal_conv1d_silu(const CausalConv1dSilu& conv, ParallelFor parallel_for) 
   parallel_for((conv.d_inner + kLanes - 1) / kLanes, conv_range, &conv);
 }
 
+}  // namespace MVGPT_COPY
 }  // namespace mvgpt

@@ -19,6 +19,10 @@ struct CausalConv1dSilu {
   float* out;  // [length, d_inner], apart from all inputs
 };
 
+inline namespace MVGPT_COPY {
+
 void causal_conv1d_silu(const CausalConv1dSilu& conv, ParallelFor parallel_for);
+
+}  // namespace MVGPT_COPY
 
 }  // namespace mvgpt

@@ -4,7 +4,12 @@
 #include "half.h"
 #include "vec.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace mvgpt {
+inline namespace MVGPT_COPY {
 namespace {
 
 constexpr int64_t kBlock = 64;  // outputs that a thread takes at a time
@@ -40,7 +45,7 @@ void round_row(const float* x, int64_t width, Row& row) {
 }
 
 // Sum over units of the scale of a unit's group times the unit's integer sum.
-#if defined(__AVX2__) && MVGPT_VECTOR_BYTES == 32
+#if defined(__AVX2__) && MVGPT_VECTOR_BYTES >= 32
 template <int64_t units_of_group>
 float dot(const uint8_t* table, const Row& row, const float* scales, int64_t width) {
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
@@ -98,6 +103,10 @@ void dot_range(const void* arguments, int64_t begin, int64_t end) {
     const Half* const stored = t.scales + i * groups;
     int64_t group = 0;
     for (; group + kLanes <= groups; group += kLanes) store(scales + group, load(stored + group));
+    if (group < groups && groups >= kLanes) {  // the last whole vector, part of it once more
+      store(scales + groups - kLanes, load(stored + groups - kLanes));
+      group = groups;
+    }
     for (; group < groups; ++group) scales[group] = widen(Bits{} + uint32_t{stored[group]})[0];
     call.out[i] = dot<units_of_group>(t.table + i * t.width / 2, call.row, scales, t.width) * call.row.scale;
   }
@@ -115,4 +124,5 @@ void linear_4bit(const Linear4bit& linear, ParallelFor parallel_for) {
   }
 }
 
+}  // namespace MVGPT_COPY
 }  // namespace mvgpt

@@ -22,6 +22,10 @@ struct Linear4bit {
   float* out;              // [rows, outputs]
 };
 
+inline namespace MVGPT_COPY {
+
 void linear_4bit(const Linear4bit& linear, ParallelFor parallel_for);
+
+}  // namespace MVGPT_COPY
 
 }  // namespace mvgpt

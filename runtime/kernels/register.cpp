@@ -6,10 +6,7 @@
 #include <memory>
 #include <new>
 
-#include "attention.h"
-#include "causal_conv1d_silu.h"
-#include "linear_4bit.h"
-#include "selective_scan.h"
+#include "kernels.h"
 
 namespace {
 
@@ -52,7 +49,7 @@ Tensor& causal_conv1d_silu_out(KernelRuntimeContext& context, const Tensor& xz, 
   MVGPT_CHECK(xz.size(1) == 2 * d_inner, InvalidArgument);
   MVGPT_CHECK(is_vector(b, d_inner), InvalidArgument);
   MVGPT_CHECK(resize(out, length, d_inner) == Error::Ok, InvalidArgument);
-  mvgpt::causal_conv1d_silu({length, d_inner, d_conv, xz.const_data_ptr<float>(), w.const_data_ptr<float>(),
+  mvgpt::kernels()->causal_conv1d_silu({length, d_inner, d_conv, xz.const_data_ptr<float>(), w.const_data_ptr<float>(),
                              b.const_data_ptr<float>(), reverse, out.mutable_data_ptr<float>()},
                             threadpool_for);
   return out;
@@ -72,7 +69,7 @@ Tensor& selective_scan_out(KernelRuntimeContext& context, const Tensor& xz, cons
   MVGPT_CHECK(is_matrix(A2, d_state, d_inner), InvalidArgument);
   MVGPT_CHECK(is_vector(D, d_inner) && is_vector(dt_bias, d_inner), InvalidArgument);
   MVGPT_CHECK(resize(out, length, d_inner) == Error::Ok, InvalidArgument);
-  mvgpt::selective_scan(
+  mvgpt::kernels()->selective_scan(
       {length, d_inner, d_state, dt_rank, xz.const_data_ptr<float>(), u.const_data_ptr<float>(),
        xdbl.const_data_ptr<float>(), dt.const_data_ptr<float>(), A2.const_data_ptr<float>(), D.const_data_ptr<float>(),
        dt_bias.const_data_ptr<float>(), reverse, out.mutable_data_ptr<float>()},
@@ -81,12 +78,12 @@ Tensor& selective_scan_out(KernelRuntimeContext& context, const Tensor& xz, cons
 }
 
 template <typename Element>
-bool attend(mvgpt::GroupedQueryAttention<Element> attention) {
-  const int64_t count = attention.scratch_floats();
+bool attend(const mvgpt::AttentionKernel<Element>& kernel, mvgpt::GroupedQueryAttention<Element> attention) {
+  const int64_t count = kernel.scratch_floats(attention);
   const std::unique_ptr<float[]> scratch(count ? new (std::nothrow) float[count] : nullptr);
   if (count && !scratch) return false;
   attention.scratch = scratch.get();
-  mvgpt::grouped_query_attention(attention, threadpool_for);
+  kernel.run(attention, threadpool_for);
   return true;
 }
 
@@ -116,18 +113,20 @@ Tensor& grouped_query_attention_out(KernelRuntimeContext& context, const Tensor&
   MVGPT_CHECK(start >= 0 && start <= max_context - rows, InvalidArgument);
   const SizesType sizes[] = {1, static_cast<SizesType>(queries), static_cast<SizesType>(q.size(2))};
   MVGPT_CHECK(executorch::runtime::resize_tensor(out, {sizes, 3}) == Error::Ok, InvalidArgument);
-  const auto call = [&](auto* k, auto* v) {
-    return attend(mvgpt::GroupedQueryAttention<std::remove_pointer_t<decltype(k)>>{
+  const auto call = [&](const auto& kernel, auto* k, auto* v) {
+    return attend(kernel, mvgpt::GroupedQueryAttention<std::remove_pointer_t<decltype(k)>>{
         rows, queries, heads, kv_heads, head_dim, max_context, start, q.const_data_ptr<float>(),
         kv.const_data_ptr<float>(), cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), k, v,
         out.mutable_data_ptr<float>(), nullptr});
   };
   if (v_cache.scalar_type() == ScalarType::Half) {
     const auto half = [](Tensor& cache) { return static_cast<uint16_t*>(cache.mutable_data_ptr()); };
-    MVGPT_CHECK(call(half(k_cache), half(v_cache)), MemoryAllocationFailed);
+    MVGPT_CHECK(call(mvgpt::kernels()->half_attention, half(k_cache), half(v_cache)), MemoryAllocationFailed);
   } else {
     MVGPT_CHECK(v_cache.scalar_type() == ScalarType::Float, InvalidArgument);
-    MVGPT_CHECK(call(k_cache.mutable_data_ptr<float>(), v_cache.mutable_data_ptr<float>()), MemoryAllocationFailed);
+    MVGPT_CHECK(call(mvgpt::kernels()->attention, k_cache.mutable_data_ptr<float>(),
+                     v_cache.mutable_data_ptr<float>()),
+                MemoryAllocationFailed);
   }
   return out;
 }
@@ -148,20 +147,10 @@ Tensor& linear_4bit_out(KernelRuntimeContext& context, const Tensor& x, const Te
   MVGPT_CHECK(group == 32 || group == 64 || group == 128, InvalidArgument);
   const SizesType sizes[] = {1, static_cast<SizesType>(rows), static_cast<SizesType>(outputs)};
   MVGPT_CHECK(executorch::runtime::resize_tensor(out, {sizes, 3}) == Error::Ok, InvalidArgument);
-  mvgpt::linear_4bit({rows, width, outputs, group, x.const_data_ptr<float>(), table.const_data_ptr<uint8_t>(),
+  mvgpt::kernels()->linear_4bit({rows, width, outputs, group, x.const_data_ptr<float>(), table.const_data_ptr<uint8_t>(),
                       static_cast<const uint16_t*>(scales.const_data_ptr()), out.mutable_data_ptr<float>()},
                      threadpool_for);
   return out;
-}
-
-// The kernels are compiled for AVX2; this file is not, so that it can say no on an older processor: loading a program
-// then reports the operators as missing.
-bool processor_is_supported() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-  return true;
-#endif
 }
 
 Error register_operators() {
@@ -170,7 +159,8 @@ Error register_operators() {
   static constexpr const char scan[] = "mvgpt::selective_scan.out";
   static constexpr const char attention[] = "mvgpt::grouped_query_attention.out";
   static constexpr const char linear[] = "mvgpt::linear_4bit.out";
-  if (!processor_is_supported()) return Error::NotSupported;
+  // No on a processor without AVX2: loading a program then reports the operators as missing.
+  if (!mvgpt::kernels()) return Error::NotSupported;
   const executorch::runtime::Kernel kernels[] = {
       make_boxed_kernel(conv, EXECUTORCH_FN(causal_conv1d_silu_out, conv)),
       make_boxed_kernel(scan, EXECUTORCH_FN(selective_scan_out, scan)),

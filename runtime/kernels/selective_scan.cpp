@@ -4,14 +4,19 @@
 #include "vec.h"
 
 namespace mvgpt {
+inline namespace MVGPT_COPY {
 namespace {
 
-constexpr int64_t kTile = 16;     // steps whose softplus, silu and products are computed before their recurrence
-constexpr int64_t kMaxGroups = 8;  // vectors of channels that use a tile's B and C while these are in cache
+constexpr int64_t kTile = 16;  // steps whose softplus, silu and products are computed before their recurrence
+// Channels that walk the sequence together. A row is longer than a page, so each walk meets every page of four arrays:
+// few walks, or the time goes into address translation.
+constexpr int64_t kMaxGroups = 384 / kLanes;
+constexpr int64_t kVectorsOfState = 16 * kMaxGroups;
+static_assert(kVectorsOfState >= kMaxState);
 
 struct State {
-  Vec A2[kMaxState], h[kMaxState];  // 8 KB each with AVX2
-  Vec steepest[kMaxGroups];         // the least A2 of each channel
+  Vec A2[kVectorsOfState], h[kVectorsOfState];  // 24 KB each
+  Vec steepest[kMaxGroups];                     // the least A2 of each channel
 };
 
 // The recurrence over one tile for one vector of channels; y comes in as D · u and goes out with h · C added.
@@ -41,7 +46,7 @@ bool needs_clamp(Vec exponent) {
   return false;
 }
 
-// A row is longer than a page: hardware does not foresee the next tile, and waiting for it costs a fifth of the time.
+// Hardware does not foresee the next page, and waiting for it costs a fifth of the time.
 // (Always inlined: GCC takes calls of a function that only prefetches for free of effects, and drops them.)
 __attribute__((always_inline)) inline void prefetch(const SelectiveScan& s, int64_t time,
                                                     int64_t channel) {
@@ -49,6 +54,7 @@ __attribute__((always_inline)) inline void prefetch(const SelectiveScan& s, int6
   __builtin_prefetch(s.u + time * s.d_inner + channel);
   __builtin_prefetch(s.dt + time * s.d_inner + channel);
   __builtin_prefetch(s.xz + (2 * time + 1) * s.d_inner + channel);
+  __builtin_prefetch(s.out + time * s.d_inner + channel, 1);
 }
 
 // `groups` vectors of channels from channel `first` on, over the whole sequence.
@@ -102,10 +108,12 @@ void scan_channels(const SelectiveScan& s, int64_t first, int64_t groups) {
 
 void scan_range(const void* arguments, int64_t begin, int64_t end) {
   const SelectiveScan& s = *static_cast<const SelectiveScan*>(arguments);
-  const int64_t fit = kMaxState / s.d_state;
+  const int64_t fit = kVectorsOfState / s.d_state;
   const int64_t most = fit < kMaxGroups ? fit : kMaxGroups;
-  for (int64_t group = begin; group < end; group += most) {
-    scan_channels(s, group * kLanes, end - group < most ? end - group : most);
+  const int64_t walks = (end - begin + most - 1) / most;
+  for (int64_t walk = 0; walk < walks; ++walk) {
+    const int64_t first = begin + (end - begin) * walk / walks, last = begin + (end - begin) * (walk + 1) / walks;
+    scan_channels(s, first * kLanes, last - first);
   }
 }
 
@@ -115,4 +123,5 @@ void selective_scan(const SelectiveScan& scan, ParallelFor parallel_for) {
   parallel_for((scan.d_inner + kLanes - 1) / kLanes, scan_range, &scan);
 }
 
+}  // namespace MVGPT_COPY
 }  // namespace mvgpt

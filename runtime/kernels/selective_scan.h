@@ -26,7 +26,11 @@ struct SelectiveScan {
   float* out;  // [length, d_inner], apart from all inputs
 };
 
+inline namespace MVGPT_COPY {
+
 // d_state is 1 … kMaxState; every other size may be 0.
 void selective_scan(const SelectiveScan& scan, ParallelFor parallel_for);
+
+}  // namespace MVGPT_COPY
 
 }  // namespace mvgpt

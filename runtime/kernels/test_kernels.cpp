@@ -157,6 +157,7 @@ int main() {
     test_conv(length, 13, 3);
   }
   test_scan({"one channel", 33, 1, 16, 1, 1, 0});
+  test_scan({"several walks", 33, 905, 16, 1, 1, 0});
   test_scan({"odd state", 33, 150, 5, 2, 1, 0});
   test_scan({"largest state", 20, 20, mvgpt::kMaxState, 0, 1, 0});
   test_scan({"dt past overflow", 100, 24, 16, 3, 60, 100});

@@ -77,7 +77,7 @@ void test_attention(const Shape& s) {
   mvgpt::GroupedQueryAttention<Element> call{
       s.rows,   s.queries, s.heads,   s.kv_heads, d,       s.max_context, s.start,
       q.get(),  kv.get(),  cos.get(), sin.get(),  k.get(), v.get(),       out.get(), nullptr};
-  const Floats scratch(new float[call.scratch_floats()]);
+  const Floats scratch(new float[scratch_floats(call)]);
   call.scratch = scratch.get();
   mvgpt::grouped_query_attention(call, mvgpt::serial_for);
 

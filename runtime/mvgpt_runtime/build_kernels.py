@@ -1,7 +1,7 @@
 """Compiles the operators in `runtime/kernels` with the machine's C++ compiler, against an executorch package.
 
 Standard library only and no relative imports: the package's build hook runs this file before anything is installed.
-The compiler is called directly, because six files need no build system; CMakeLists.txt there is for phones.
+The compiler is called directly, because a dozen files need no build system; CMakeLists.txt there is for phones.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from pathlib import Path
 LIBRARY = f"libmvgpt_kernels.{'dylib' if sys.platform == 'darwin' else 'so'}"
 # Below the package: where the library is, and in an installed package the sources as well.
 FOLDER = "_kernels"
-KERNELS = ("selective_scan.cpp", "causal_conv1d_silu.cpp", "attention.cpp", "linear_4bit.cpp")
-REGISTRATION = ("api.cpp", "register.cpp")
+KERNELS = ("selective_scan.cpp", "causal_conv1d_silu.cpp", "attention.cpp", "linear_4bit.cpp", "copy.cpp")
+CALLERS = ("kernels.cpp", "api.cpp", "register.cpp")
 
 COMMON_FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-DNDEBUG")
 # Not -ffast-math: NaN and infinity have to come through.
 KERNEL_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-# register.cpp goes without these: it finds out at run time whether the processor has what they ask for.
-PROCESSOR_FLAGS = {"x86_64": ("-mavx2", "-mfma", "-mf16c")}
+# The copies of the kernels, by machine: name → flags. CALLERS go without these: kernels.cpp finds out at run time
+# whether the processor has what they ask for.
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
+COPIES: dict[str, dict[str, tuple[str, ...]]] = {"x86_64": {"baseline": AVX2, "avx512": AVX512}}
 # How the wheel's own libraries were compiled.
 EXECUTORCH_FLAGS = ("-O2", "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED", "-DET_USE_THREADPOOL")
 
@@ -48,9 +51,10 @@ def find_compiler() -> list[str] | None:
     return next(([name] for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
 
 
-def kernel_flags() -> tuple[str, ...]:
-    """The flags for the kernels proper, on this machine."""
-    return COMMON_FLAGS + KERNEL_FLAGS + PROCESSOR_FLAGS.get(platform.machine(), ())
+def copies() -> dict[str, tuple[str, ...]]:
+    """The copies of the kernels that are compiled on this machine, by name, and the flags of each."""
+    machine = COPIES.get(platform.machine(), {"baseline": ()})
+    return {name: (*COMMON_FLAGS, *KERNEL_FLAGS, *flags, f"-DMVGPT_COPY={name}") for name, flags in machine.items()}
 
 
 def build(sources: Path, executorch: Path, output: Path) -> None:
@@ -68,9 +72,10 @@ def build(sources: Path, executorch: Path, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         objects = []
-        for name in KERNELS + REGISTRATION:
-            flags = kernel_flags() if name in KERNELS else (*COMMON_FLAGS, *EXECUTORCH_FLAGS, *headers)
-            objects.append(str(Path(folder) / f"{name}.o"))
+        compiled = [(name, copy, flags) for copy, flags in copies().items() for name in KERNELS]
+        compiled += [(name, "", (*COMMON_FLAGS, *EXECUTORCH_FLAGS, *headers)) for name in CALLERS]
+        for name, copy, flags in compiled:
+            objects.append(str(Path(folder) / f"{name}.{copy}.o"))
             _run([*compiler, *flags, "-c", str(sources / name), "-o", objects[-1]])
         made = Path(folder) / LIBRARY
         _run([*compiler, "-shared", *objects, "-o", str(made), *_link_flags(executorch / "lib")])

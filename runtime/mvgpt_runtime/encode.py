@@ -16,7 +16,7 @@ from .frames import ClipFrames
 from .stats import Stats
 
 FINISH_STAGES = ("frame_scorer", "video_encoder", "video_projector")
-"""Run when all frames are there; the other encoder stages run on each."""
+"""Not run on every frame: when a chunk is complete, or all frames are there."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class VideoEncoder:
         self.frames = ClipFrames(geometry.image_size, geometry.num_frames)
         self.blocks: list[np.ndarray] = []
         self._features: list[np.ndarray] = []
+        self._scores: list[np.ndarray] = []  # of the chunks so far
+        self._selected: list[np.ndarray] = []
 
     def prepare(self, frame: np.ndarray) -> int:
         """Preprocess the next frame, uint8 [H, W, 3]; its index. MvgptError if it is no such frame or one too many."""
@@ -59,11 +61,12 @@ class VideoEncoder:
             return self.frames.add(frame)
 
     def encode(self, i: int) -> None:
-        """Run the image stages on frame `i`."""
+        """Run the image stages on frame `i`, and the scorer when that completes a chunk."""
         (features,) = self._run("image_encoder", self.frames.clip_pixels[i : i + 1], self.frames.mask[i : i + 1])
         (tokens,) = self._run("image_projector", features)
         self._features.append(features)
         self.blocks.append(tokens[0])
+        self._score()
 
     def finish(self) -> EncodedVideo:
         """Encode the padding frames and what needs all frames. MvgptError if there was none."""
@@ -74,26 +77,30 @@ class VideoEncoder:
             # All padding frames are the same input: one run stands for all.
             self._features += self._features[-1:] * (missing - 1)
             self.blocks += self.blocks[-1:] * (missing - 1)
+            self._score()
 
-        clip_features = np.concatenate(self._features)
-        scores, selected = [], []
-        for first in range(0, geometry.num_frames, geometry.chunk_frames):
-            chunk = clip_features[first : first + geometry.chunk_frames]
-            chunk_scores, chunk_selected = self._run("frame_scorer", chunk)
-            scores.append(chunk_scores)
-            selected.append(chunk_selected)
-        key = (np.arange(geometry.num_chunks)[:, None] * geometry.chunk_frames + np.stack(selected)).reshape(-1)
+        selected = np.stack(self._selected)
+        key = (np.arange(geometry.num_chunks)[:, None] * geometry.chunk_frames + selected).reshape(-1)
         (video_features,) = self._run("video_encoder", self.frames.video_pixels[key], self.frames.mask[key])
         (video_tokens,) = self._run("video_projector", video_features)
         self.blocks.append(video_tokens.reshape(-1, geometry.hidden_size))
         return EncodedVideo(
             frames=self.frames,
-            clip_features=clip_features,
-            frame_scores=np.stack(scores),
-            selected=np.stack(selected),
+            clip_features=np.concatenate(self._features),
+            frame_scores=np.stack(self._scores),
+            selected=selected,
             video_features=video_features,
             visual_tokens=np.concatenate(self.blocks),
         )
+
+    def _score(self) -> None:
+        """Score the chunks that are complete: a live video's end then waits for the last one only."""
+        size = self._geometry.chunk_frames
+        while len(self._features) >= (len(self._scores) + 1) * size:
+            first = len(self._scores) * size
+            scores, selected = self._run("frame_scorer", np.concatenate(self._features[first : first + size]))
+            self._scores.append(scores)
+            self._selected.append(selected)
 
     def _run(self, stage: str, *inputs: np.ndarray) -> list[np.ndarray]:
         self._check(stage)

@@ -50,6 +50,7 @@ def load() -> ctypes.CDLL:
 
     try:
         library = ctypes.CDLL(str(path))
+        library.mvgpt_kernels_name.restype = ctypes.c_char_p
         registered = library.mvgpt_kernels_registered()
     except (OSError, AttributeError) as e:
         raise MvgptError(
@@ -59,6 +60,12 @@ def load() -> ctypes.CDLL:
     if not registered:
         raise MvgptError("mvgpt's operators need a processor with AVX2, FMA and F16C", stage="kernels", remedy=REMEDY)
     return library
+
+
+def use(copy: str) -> bool:
+    """Run this compiled copy of the operators (`build_kernels.copies`) from now on instead of the fastest, in the whole
+    process: for tests and measurements. False, and no change, if this processor lacks its instructions."""
+    return bool(load().mvgpt_use_kernels(copy.encode()))
 
 
 def build() -> Path:
