@@ -10,10 +10,10 @@ import pytest
 from mvgpt_export.bundle import export_bundle
 from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.sources import open_source
+from mvgpt_runtime import video
 from mvgpt_runtime.manifest import Bundle
 
 REPOSITORY = Path(__file__).parent.parent
-SAMPLE_CLIP = REPOSITORY / "assets" / "sample.mp4"
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def slim_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sample_clip() -> Path:
-    return SAMPLE_CLIP
+    return video.SAMPLE_CLIP
 
 
 @pytest.fixture(scope="session", params=["bikes.mp4", "bigbuckbunny.mp4"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +95,15 @@ def test_stats(session: Session) -> None:
     assert stats["decode_tokens_per_s"] == pytest.approx(4 / stats["token_generation_ms"] * 1e3)
     assert stats["time_to_first_token_ms"] >= stats["prompt_eval_ms"] > 0
     assert all(value >= 0 for value in stats.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS tells a process's own peak only")
+def test_peak_memory_is_not_that_of_the_starting_process() -> None:
+    """getrusage begins with what the parent had resident."""
+    ballast = np.ones(25_000_000)  # 200 MB
+    code = "from mvgpt_runtime.stats import peak_rss_bytes; print(peak_rss_bytes())"
+    peak = int(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert 1e6 < peak < ballast.nbytes / 2
 
 
 def test_leaving_the_loop_and_asking_again(session: Session) -> None:

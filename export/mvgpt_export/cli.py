@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import mvgpt_runtime.bench.cli  # noqa: F401  registers `mvgpt bench`
 import typer
-from mvgpt_runtime.cli import BundleArg, JsonOption, app, run
+from mvgpt_runtime.cli import BundleArg, JsonOption, app, progress_bar, run
 
 if TYPE_CHECKING:
     from .parity import Report, Row
@@ -74,7 +73,7 @@ def export(
 
     def command() -> None:
         _quiet_imports()
-        with _progress() as progress:
+        with progress_bar() as progress:
             progress("import torch", 0, 1)
             from .bundle import export_bundle
 
@@ -126,7 +125,7 @@ def parity(
 
     def command() -> None:
         _quiet_imports()
-        with _progress() as progress:
+        with progress_bar() as progress:
             progress("import torch", 0, 1)
             from .parity import check_parity
 
@@ -188,26 +187,6 @@ def _cells(row: Row) -> list[str]:
     error = {"host": "host", "eager": "own", "bundle": "accumulated"}[row.fed]
     values = [cell(name, form) for name, (_, form) in COLUMNS.items()]
     return [row.step, error, *values, "pass" if row.passed else "FAIL"]
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, a line per step in a log."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    steps = TextColumn("{task.completed}/{task.total}")
-    columns = (TextColumn("{task.description}"), BarColumn(), steps, TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("")
-
-        def update(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-            if not console.is_terminal and ": " not in what:  # the parts of a step are for the bar
-                print(f"[{done}/{total}] {what}", file=sys.stderr)
-
-        yield update
 
 
 def _quiet_imports() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,7 @@ from mvgpt_runtime import video
 
 def clip_frames(num_frames: int, clip: Path | None = None) -> list[np.ndarray]:
     """At most num_frames frames uint8 [H, W, 3] of a clip (None: the packaged one), sampled as a session does."""
-    with as_file(files("mvgpt_export") / "data" / "sample.mp4") as packaged:
-        return list(video.open_clip(clip or packaged, max_frames=num_frames).frames())
+    return list(video.open_clip(clip or video.SAMPLE_CLIP, max_frames=num_frames).frames())
 
 
 def smooth_frames(n: int, height: int, width: int | None = None) -> torch.Tensor:

@@ -249,6 +249,27 @@ def _status(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda stage: status.update(f"{stage} …")
 
 
+@contextmanager
+def progress_bar(steady: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, a line per step in a log. `steady`: drawn at each step only, not ten times a second."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    steps = TextColumn("{task.completed}/{task.total}")
+    columns = (TextColumn("{task.description}"), BarColumn(), steps, TimeElapsedColumn())
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden, auto_refresh=not steady) as bar:
+        task = bar.add_task("")
+
+        def update(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total, refresh=steady)
+            if hidden and ": " not in what:  # the parts of a step are for the bar
+                print(f"[{done}/{total}] {what}", file=sys.stderr)
+
+        yield update
+
+
 def _load_video(
     session: Session, video: Path, start: float | None = None, end: float | None = None, quiet: bool = False
 ) -> None:

@@ -1,4 +1,4 @@
-"""Output folders: written beside their place and put there in one step, so that a kill never leaves half of one."""
+"""Output folders and files: written beside their place and put there in one step; a kill never leaves half of one."""
 
 from __future__ import annotations
 
@@ -61,6 +61,45 @@ def folder_in_the_making(output: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def check_file(output: Path) -> None:
+    """MvgptError unless a file can be written there: for before the work whose result it is to take."""
+    with _failures(output):
+        if _is_file(output):
+            partial = _partial(output)
+            partial.touch()
+            partial.unlink()
+
+
+def write_file(output: Path, text: str) -> None:
+    """Write UTF-8 text beside `output` and put it there in one step; to a pipe or a device, directly.
+
+    Raises:
+        MvgptError: it cannot be written; a file that was there still is.
+    """
+    with _failures(output):
+        if not _is_file(output):
+            output.write_text(text, encoding="utf-8")
+            return
+        partial = _partial(output)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(output.resolve())  # what a symbolic link names, not the link
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _is_file(output: Path) -> bool:
+    """Is one, or would be."""
+    if output.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
+    return output.is_file() or not output.exists()
+
+
+def _partial(output: Path) -> Path:
+    output = output.resolve()
+    return output.with_name(f".{output.name}.partial-{os.getpid()}")
 
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}

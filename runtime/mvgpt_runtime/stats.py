@@ -6,7 +6,8 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from . import contract
 
@@ -76,6 +77,9 @@ def summary(values: dict[str, float]) -> str:
 
 
 def peak_rss_bytes() -> int:
-    """Highest resident set size of this process so far."""
+    """Highest resident set size of this process so far: interpreter, libraries and mapped files too."""
+    with suppress(OSError, IndexError):  # Linux; there getrusage also counts the program that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

@@ -25,6 +25,9 @@ from mvgpt_runtime.errors import MvgptError
 
 UInt8Array = npt.NDArray[np.uint8]
 
+SAMPLE_CLIP = Path(__file__).parent / "data" / "sample.mp4"
+"""A packaged clip of 12 seconds, 320 × 240 (tools/make_sample_clip.py), for whoever names none."""
+
 _HALF_MS = 0.0005  # timestamps are compared with this slack: they went through float32, frames are further apart
 # decord sends packets without taking all frames out. Just before a key frame of HEVC its decoder then refuses a packet
 # (AVERROR(EAGAIN)) and stops, every other time or so: two threads race. Decoding the group of pictures again helps.

@@ -1,4 +1,5 @@
 """Measuring a bundle by one protocol on desktops and phones (docs/benchmark-protocol.md).
 
-In the order of the data: results.py (what a measurement is, as JSON), metrics.py (what is computed from it).
+In the order of the data: machine.py (facts of this machine), measure.py (the steps → a result), results.py (what a
+result is, as JSON), metrics.py (what is computed from it), summary.py (in words), cli.py (`mvgpt bench`).
 """

@@ -5,6 +5,7 @@ tests/goldens/benchmark.json has cases for the same arithmetic in other language
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,8 @@ PROMPT = "What happens in this video?"
 FOLLOW_UP = "What is in the background?"
 REPEATS, WARMUP = 5, 1
 N_GEN = 32
+PREFILL_CALLS = 4
+"""Per depth, each of a frame's image tokens."""
 DEPTHS = (64, 512, 1024)
 """Positions at which prefill and decode are measured, besides the full context; those that are below it count."""
 
@@ -65,7 +68,10 @@ def tokens_per_s(test: Test) -> float:
 
 
 def run_metrics(run: Run) -> dict[str, float]:
-    """Every metric that was measured in `run`, in the order of `METRICS`; what was not is absent, never 0."""
+    """Every metric that was measured in `run`, in the order of `METRICS`; what was not is absent, never 0.
+
+    So is what a clock that stands still, or numbers near the end of their range, would make infinite.
+    """
     video = run.video
     values: dict[str, float | None] = {
         "model_load_cold_ms": run.load.cold_ms,
@@ -82,7 +88,7 @@ def run_metrics(run: Run) -> dict[str, float]:
         kind = "prefill" if test.n_prompt else "decode"
         values[f"{kind}_tokens_per_s@{test.n_depth}"] = tokens_per_s(test)
     values["energy_j"] = run.energy_j
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def aggregate(runs: Sequence[Run]) -> dict[str, Aggregate]:

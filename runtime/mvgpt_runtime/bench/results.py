@@ -88,10 +88,12 @@ class Protocol(_Part):
     repeats: PositiveInt  # counted runs
     warmup: NonNegativeInt  # runs before them, which no aggregate counts
     n_threads: PositiveInt | None  # None: the backend's choice
+    low_memory: bool  # encoders and language model were never loaded at the same time
     prompt: str
     follow_up: str
     n_gen: PositiveInt  # decode steps per depth, whatever the tokens are
-    n_depths: tuple[NonNegativeInt, ...]  # positions before a test, ascending; the last: video and prompt
+    # Positions before a test, ascending. The last: video and prompt, or as much of them as leaves room for the test.
+    n_depths: tuple[NonNegativeInt, ...]
     video: str  # file name
     video_sha256: Sha256
     n_frames: PositiveInt  # sampled from it
@@ -114,10 +116,10 @@ class Question(_Part):
 class Test(_Part):
     """Calls of the language model from one depth on, as llama-bench's: prefill (n_prompt > 0) or decode (n_gen > 0)."""
 
-    n_prompt: NonNegativeInt  # rows of the one prefill call
+    n_prompt: NonNegativeInt  # rows of each prefill call
     n_gen: NonNegativeInt  # decode steps: embed a token, run the decoder, choose the likeliest
     n_depth: NonNegativeInt  # positions before the first call
-    samples_ns: tuple[PositiveInt, ...]  # of every call
+    samples_ns: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # of every call
 
 
 class Run(_Part):
