@@ -98,9 +98,9 @@ def app(parameters: dict[str, str], base: Path, results: Path, say: Callable[[st
     warmup, repeats = int(parameters["warmup"]), int(parameters["repeats"])
     result["runs"] = [result["runs"][0] | {"index": i, "warmup": i < warmup} for i in range(warmup + repeats)]
     result["model"]["bundle_sha256"] = "0" * 64 if behaves == "other bundle" else sha256(bundle / "manifest.json")
-    assert parameters["low_memory"] in ("true", "false")
     result["protocol"] |= {
         "prompt": parameters["prompt"],
+        "low_memory": {"true": True, "false": False}[parameters["low_memory"]],
         "repeats": repeats,
         "warmup": warmup,
         "n_threads": int(parameters["threads"]) if "threads" in parameters else None,

@@ -150,6 +150,7 @@ def result() -> dict[str, Any]:
             "repeats": 1,
             "warmup": 1,
             "n_threads": None,
+            "low_memory": False,
             "prompt": "",
             "follow_up": metrics.FOLLOW_UP,
             "n_gen": metrics.N_GEN,

@@ -8,12 +8,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import mvgpt_runtime.bench.cli  # noqa: F401 (adds the command)
 import pytest
 from mvgpt_runtime import MvgptError
 from mvgpt_runtime.bench import metrics
 from mvgpt_runtime.bench.remote import SPARE_BYTES, Limits, is_back, run_on_device
-from mvgpt_runtime.bench.results import Result, Thermal
+from mvgpt_runtime.bench.results import Result, Thermal, read_result
+from mvgpt_runtime.cli import app
 from phones import ADB, IOS, QUICK, Phone, plug_in, write_bundle
+from typer.testing import CliRunner
 
 
 @pytest.fixture(params=[ADB, IOS])
@@ -77,7 +80,7 @@ def refused(*arguments: Any, **options: Any) -> str:
 def test_a_benchmark(phone: Phone, kind: str, bundle: Path, clip: Path) -> None:
     """Everything is pushed, the manifest last; repeats are launches; what the app was asked is what it measured."""
     prompt = 'What\'s in "it"? $HOME `ls` naïve 猫'
-    options = {"repeats": 3, "warmup": 2, "threads": 4, "prompt": prompt}
+    options = {"repeats": 3, "warmup": 2, "threads": 4, "low_memory": True, "prompt": prompt}
     said: list[tuple[str, int, int]] = []
     result = measure(kind, bundle, clip, **options, progress=lambda *what: said.append(what))
     assert phone.pushed()[-2:] == ["manifest.json", clip.name]
@@ -86,7 +89,7 @@ def test_a_benchmark(phone: Phone, kind: str, bundle: Path, clip: Path) -> None:
     assert [run.warmup for run in result.runs] == [True, True, False] * 3
     assert [run.index for run in result.runs] == list(range(9))
     assert (result.protocol.repeats, result.protocol.warmup, result.protocol.n_threads) == (3, 6, 4)
-    assert result.protocol.prompt == prompt
+    assert (result.protocol.prompt, result.protocol.low_memory) == (prompt, True)
     assert result.protocol.follow_up == metrics.FOLLOW_UP
     assert result.aggregates["decode_tokens_per_s@64"].median == pytest.approx(40)
     assert result.aggregates["decode_tokens_per_s@64"].n == 3
@@ -224,6 +227,22 @@ def test_ctrl_c_stops_the_app(
     if kind == ADB:
         assert "force-stop" in used.calls[-1]
         assert not (used.folder / "pid").exists()
+
+
+def test_the_command(used: Phone, bundle: Path, clip: Path, tmp_path: Path) -> None:
+    """A table, and a file that is whole or not there."""
+    output = tmp_path / "result.json"
+    arguments = ["bench", str(bundle), "--device", ADB, "--video", str(clip), "--repeats", "1", "--json", str(output)]
+    ran = CliRunner().invoke(app, arguments)
+    assert ran.exit_code == 0, ran.output
+    assert "decode_tokens_per_s@64" in ran.output
+    assert read_result(output).device.name == "Pixel 8"
+    output.unlink()
+    used.change(app="crashes")
+    ran = CliRunner().invoke(app, arguments)
+    assert ran.exit_code == 2
+    assert not output.exists()
+    assert CliRunner().invoke(app, ["bench", str(bundle), "--app", "a.b"]).exit_code == 2
 
 
 def test_cooling_down(used: Phone, bundle: Path, clip: Path) -> None:
