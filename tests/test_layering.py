@@ -21,7 +21,7 @@ RUNTIME_ALLOWED = {
     "executorch": {"engines", "kernels.py"},
     "decord": {"video.py"},
     "tokenizers": {"prompt.py"},
-    "pydantic": {"manifest.py", "vectors.py", "results.py"},
+    "pydantic": {"manifest.py", "vectors.py", "results.py", "launch.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "inspection.py"},
 }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..cli import BundleArg, LowMemory, app, progress_bar, run
+from ..errors import MvgptError
 
 if TYPE_CHECKING:
     from .results import Result
@@ -25,6 +28,15 @@ def bench(
     warmup: Annotated[int | None, typer.Option(min=0, help="Runs before them that do not.", show_default="1")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="the runtime's choice")] = None,
     low_memory: LowMemory = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="A phone with the demo app: adb[:SERIAL], adb:HOST:PORT or ios[:UDID].", show_default="this machine"
+        ),
+    ] = None,
+    app_id: Annotated[
+        str | None, typer.Option("--app", help="The app's id on the phone.", show_default="the demo app's")
+    ] = None,
     json_output: Annotated[
         Path | None,
         typer.Option(
@@ -32,16 +44,25 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Measure a bundle on this machine: loading, every stage, waiting times, tokens per second, memory.
+    """Measure a bundle here or on a phone: loading, every stage, waiting times, tokens per second, memory.
 
-    docs/benchmark-protocol.md says how, and what each figure means.
+    docs/benchmark-protocol.md says how, and what each figure means; docs/benchmarking-phones.md what --device does.
 
     Example: mvgpt bench bundles/tiny --json result.json
     """
 
     def command() -> None:
         from ..folders import check_file, write_file
-        from .measure import measure
+
+        if app_id and not device:
+            raise MvgptError("--app is for --device", stage="bench", remedy="add --device adb or ios, or leave it out")
+        measure: Callable[..., Result]
+        if device:
+            from .remote import run_on_device
+
+            measure = partial(run_on_device, device, app=app_id)
+        else:
+            from .measure import measure
 
         to_stdout = str(json_output) == "-"
         if json_output and not to_stdout:
@@ -53,7 +74,7 @@ def bench(
                 threads=threads,
                 low_memory=low_memory,
                 progress=progress,
-                **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+                **{name: value for name, value in given.items() if value is not None},
             )
         text = result.model_dump_json(indent=1) + "\n"
         if json_output and not to_stdout:
