@@ -15,7 +15,8 @@ from ...errors import MvgptError
 from ...manifest import Bundle
 
 EXP_OPERATIONS = 11
-"""Vector operations of an exponential: those of `exp2_decay` in runtime/kernels/vec.h, the cheapest of ours."""
+"""Vector operations of an exponential: those of `exp2_decay` in runtime/kernels/vec.h, the cheapest on Arm (its form
+for AVX-512 has one less)."""
 
 BYTES = {"BYTE": 1, "CHAR": 1, "BOOL": 1, "HALF": 2, "BFLOAT16": 2, "FLOAT": 4, "INT": 4, "LONG": 8, "DOUBLE": 8}
 """Of an element of ExecuTorch's tensors."""

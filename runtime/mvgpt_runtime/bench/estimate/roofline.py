@@ -48,9 +48,11 @@ class Bound:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Attributes:
-    stages: what the first question about a video needs in the order of the data, and decode steps.
-    headlines: floors in ms and ceilings in tokens/s, named as in `metrics.METRICS`.
+    """What `device` needs for a bundle at least.
+
+    Attributes:
+        stages: what the first question about a video needs in the order of the data, and decode steps.
+        headlines: floors in ms and ceilings in tokens/s, named as in `metrics.METRICS`.
     """
 
     device: Device
@@ -90,11 +92,11 @@ def estimate(bundle: Bundle, device: Device) -> Estimate:
         return [Call("token_embedding"), Call("text_decoder", 1, depth)]
 
     short, full = (metrics.depths(end + first)[i] for i in (0, -1))
-    finish = [*[Call("frame_scorer")] * geometry.num_chunks, Call("video_encoder"), Call("video_projector")]
-    frames = [Call(name) for name in ("image_encoder", "image_projector") for _ in range(geometry.num_frames)]
-    video = [*embed(prefix), *frames, *finish, *prefill(blocks, 0)]
-    last = end - sum(blocks[-2:])
-    tail = [Call("image_encoder"), Call("image_projector"), *finish, *prefill(blocks[-2:], last), *question(first)]
+    frame, finish = [Call("image_encoder"), Call("image_projector")], [Call("video_encoder"), Call("video_projector")]
+    scoring = [Call("frame_scorer")]
+    video = [*frame * geometry.num_frames, *scoring * geometry.num_chunks, *finish, *embed(prefix), *prefill(blocks, 0)]
+    last = end - sum(blocks[-2:])  # where the last frame's tokens go
+    tail = [*frame, *scoring, *finish, *prefill(blocks[-2:], last), *question(first)]
 
     def floor(calls: Sequence[Call]) -> float:
         works = (counts.work(call.stage, call.rows, call.start_pos) for call in calls)
