@@ -41,7 +41,9 @@ def test_help_is_quick_and_teaches() -> None:
         start = time.perf_counter()
         result = run("--help")
         times.append(time.perf_counter() - start)
-    assert all(command in result.stdout for command in ("export", "parity", "ask", "chat", "inspect", "goldens"))
+    assert all(
+        command in result.stdout for command in ("export", "parity", "ask", "chat", "inspect", "goldens", "estimate")
+    )
     assert min(times) < 0.5
     assert "mvgpt export tiny" in run("export", "--help").stdout
 

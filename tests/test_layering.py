@@ -23,7 +23,7 @@ RUNTIME_ALLOWED = {
     "tokenizers": {"prompt.py"},
     "pydantic": {"manifest.py", "vectors.py", "results.py", "launch.py"},
     "typer": {"cli.py"},
-    "rich": {"cli.py", "inspection.py"},
+    "rich": {"cli.py", "inspection.py", "show.py"},
 }
 
 

@@ -1,4 +1,4 @@
-"""`mvgpt`: the runtime's commands, `export` and `parity`. Heavy imports stay inside the commands."""
+"""`mvgpt`: the runtime's commands, `export`, `parity`, `estimate`. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import mvgpt_runtime.bench.cli  # noqa: F401  registers `mvgpt bench`
 import typer
-from mvgpt_runtime.cli import BundleArg, JsonOption, app, progress_bar, run
+from mvgpt_runtime.cli import BundleArg, JsonOption, app, progress_bar, run, status
 
 if TYPE_CHECKING:
     from .parity import Report, Row
@@ -143,6 +143,58 @@ def parity(
             _print_report(report)
         if not report.passed:
             raise SystemExit(1)
+
+    run(command)
+
+
+@app.command()
+def estimate(
+    bundle: BundleArg,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="A phone or its chip, as `pixel 9` or `snapdragon-8-gen-3`; `list` prints them. `here`: measures this "
+            "machine and every stage on it.",
+            show_default=False,
+        ),
+    ],
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Cores to count on, the fastest first.", show_default="all big ones")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how fast a bundle can be at most: its operations and bytes against a device's rates. Nothing reaches it.
+
+    docs/estimate.md has the method. Example: mvgpt estimate bundles/tiny --device "pixel 9"
+    """
+
+    def command() -> None:
+        from mvgpt_runtime.bench.estimate import devices, roofline, show
+        from mvgpt_runtime.manifest import Bundle
+
+        opened = Bundle.open(bundle)
+        if device == devices.LIST:
+            known = devices.phones()
+            if as_json:
+                print(json.dumps([{**d.as_dict(), "phones": phones} for d, phones in known]))
+            else:
+                show.show_devices(known)
+        elif device == devices.HERE:
+            _quiet_imports()
+            from .limits import measure_here
+
+            with status("measuring …", quiet=as_json) as update:
+                found, measured = measure_here(opened, threads, update)
+            if as_json:
+                print(json.dumps(found.as_dict(measured)))
+            else:
+                show.show(found, measured)
+        else:
+            found = roofline.estimate(opened, devices.phone(device, threads))
+            if as_json:
+                print(json.dumps(found.as_dict()))
+            else:
+                show.show(found)
 
     run(command)
 

@@ -209,7 +209,7 @@ def goldens(
         from .manifest import Bundle
 
         opened = Bundle.open(bundle)
-        with _status("opening the bundle …", quiet=as_json) as update:
+        with status("opening the bundle …", quiet=as_json) as update:
             if check is not None:
                 difference = check_goldens(opened, check, update)
             elif output is not None:
@@ -238,15 +238,15 @@ def _report(as_json: bool, values: dict[str, object], text: str) -> None:
 
 
 @contextmanager
-def _status(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
+def status(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
     """A line on a terminal that says what is being done."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    with console.status(text) as status:
+    with console.status(text) as line:
         if quiet or not console.is_terminal:
-            status.stop()
-        yield lambda stage: status.update(f"{stage} …")
+            line.stop()
+        yield lambda stage: line.update(f"{stage} …")
 
 
 @contextmanager
@@ -273,7 +273,7 @@ def progress_bar(steady: bool = False) -> Iterator[Callable[[str, int, int], Non
 def _load_video(
     session: Session, video: Path, start: float | None = None, end: float | None = None, quiet: bool = False
 ) -> None:
-    with _status("reading the video …", quiet) as update:
+    with status("reading the video …", quiet) as update:
         session.load_video(video, start, end, progress=update)
 
 

@@ -34,7 +34,7 @@ class ExecuTorchEngine:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self._runtime, self._bundle = _runtime(), bundle
         if threads is not None:
-            with _native_log():
+            with native_log():
                 self._runtime._unsafe_reset_threadpool(threads)  # before any method is loaded
         self._programs: dict[str, Any] = {}  # by file
         # By stage. Methods of a program share an arena, in which one may overwrite what another left; a KV cache is
@@ -73,7 +73,7 @@ class ExecuTorchEngine:
     def _load(self, stage: str) -> Any:
         info = self._bundle.manifest.stages[stage]
         operators = self._bundle.manifest.files[info.file].operators
-        with _native_log() as log:
+        with native_log() as log:
             for namespace in {name.partition("::")[0] for name in operators}:
                 _load_kernels(namespace)
             if missing := sorted(set(operators) - set(self._runtime._get_operator_names())):
@@ -142,7 +142,7 @@ def _load_kernels(namespace: str) -> None:
 
 
 @contextmanager
-def _native_log() -> Iterator[Callable[[], str]]:
+def native_log() -> Iterator[Callable[[], str]]:
     """Keep what native code writes to stderr off the terminal; the value is a function that returns it, condensed.
 
     ExecuTorch logs dozens of lines about CPU files and operator tables; an error should be one message.

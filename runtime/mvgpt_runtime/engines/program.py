@@ -37,8 +37,25 @@ def count_operators(instructions: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(i for i in instructions if "::" in i).items()))
 
 
+@dataclass(frozen=True)
+class Plan:
+    """One method as the file has it, with the field names of executorch's schemas."""
+
+    plan: dict[str, Any]  # ExecuTorch's ExecutionPlan
+    graphs: tuple[dict[str, Any] | None, ...]  # XNNPACK's XNNGraph of each delegate; None: another backend's
+
+
 def read_program(path: Path) -> dict[str, Method]:
     """The methods of a `.pte` file by name; MvgptError if it is none."""
+    methods = {}
+    for name, method in read_plans(path).items():
+        nodes = Counter(node_kind(n) for graph in method.graphs if graph for n in graph["xnodes"])
+        methods[name] = Method(tuple(_instructions(method.plan)), dict(sorted(nodes.items())))
+    return methods
+
+
+def read_plans(path: Path) -> dict[str, Plan]:
+    """The methods of a `.pte` file by name, with everything but the constants; MvgptError if it is none."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         # Header: flatbuffer's root offset and identifier, then "eh00", its length, the program's size and where its
         # segments begin.
@@ -48,19 +65,29 @@ def read_program(path: Path) -> dict[str, Method]:
         (program,) = read("program", [data[:size]])
         segments = [(base + s["offset"], s["size"]) for s in program.get("segments", ())]
         plans = program["execution_plan"]
-        graphs: list[tuple[str, bytes]] = []  # XNNPACK's, by method
+        payloads: dict[tuple[str, int], bytes] = {}  # XNNPACK's, by method and delegate
         for plan in plans:
-            for delegate in plan.get("delegates", ()):
+            for index, delegate in enumerate(plan.get("delegates", ())):
                 where = delegate["processed"]
                 if delegate["id"] == "XnnpackBackend" and where["location"] == "SEGMENT":
                     start, length = segments[where["index"]]
-                    graphs.append((plan["name"], _xnnpack_graph(data[start : start + length])))
-    nodes: dict[str, Counter[str]] = {plan["name"]: Counter() for plan in plans}
-    for (method, _), graph in zip(graphs, read("xnnpack", [g for _, g in graphs]) if graphs else (), strict=True):
-        nodes[method].update(n["xnode_union_type"].removeprefix("_").removeprefix("XNN") for n in graph["xnodes"])
+                    payloads[plan["name"], index] = _xnnpack_graph(data[start : start + length])
+    decoded = read("xnnpack", list(payloads.values())) if payloads else []
+    graphs = dict(zip(payloads, decoded, strict=True))
     return {
-        plan["name"]: Method(tuple(_instructions(plan)), dict(sorted(nodes[plan["name"]].items()))) for plan in plans
+        plan["name"]: Plan(plan, tuple(graphs.get((plan["name"], i)) for i in range(len(plan.get("delegates", ())))))
+        for plan in plans
     }
+
+
+def node_kind(node: dict[str, Any]) -> str:
+    """The kind of an XNNPACK node, as `FullyConnected`."""
+    return str(node["xnode_union_type"]).removeprefix("_").removeprefix("XNN")
+
+
+def operator_names(plan: dict[str, Any]) -> list[str]:
+    """What the plan's instructions call operators by, in the order of their indices."""
+    return [f"{o['name']}.{o.get('overload', '')}".rstrip(".") for o in plan.get("operators", ())]
 
 
 def _xnnpack_graph(payload: bytes) -> bytes:
@@ -72,7 +99,7 @@ def _xnnpack_graph(payload: bytes) -> bytes:
 
 
 def _instructions(plan: dict[str, Any]) -> Iterable[str]:
-    operators = [f"{o['name']}.{o.get('overload', '')}".rstrip(".") for o in plan.get("operators", ())]
+    operators = operator_names(plan)
     for chain in plan["chains"]:
         for instruction in chain["instructions"]:
             kind = instruction["instr_args_type"]
