@@ -61,6 +61,12 @@ def test_every_rule_matches_and_every_linear_layer_is_matched(config: str) -> No
     assert not any(recipe.bits("frame_scorer") < 32 for recipe in RECIPES.values())
 
 
+def test_four_bits_are_calibrated() -> None:
+    assert {name for name, recipe in RECIPES.items() if recipe.bits("text_decoder") == 4} == {
+        name for name, recipe in RECIPES.items() if recipe.calibrated
+    }
+
+
 def test_patches_as_a_linear_layer() -> None:
     torch.manual_seed(0)
     convolution = PatchEmbedding(24, 8, bias=True)

@@ -145,7 +145,7 @@ def export_unit(
     """Export and lower the stages of one file; MvgptError if operators stay outside the delegates that should not."""
     programs = {}
     with torch.no_grad():
-        prompts = calibration_prompts(source) if recipe.calibrates and "text_decoder" in stages else None
+        prompts = calibration_prompts(source) if recipe.calibrated and "text_decoder" in stages else None
         modules = unit_modules(source.model, stages, geometry, kernels, recipe, prompts, report)
         for name, module in modules.items():
             report(f"trace {name}")

@@ -54,14 +54,10 @@ class Recipe:
     embedding_bits: int = 32
     embedding_group: int = 32  # weights to a scale, in 4 bits; in 8 bits a row has one
     half_kv_cache: bool = False  # keys and values in float16, where the kernels can; else in float32
+    calibrated: bool = False  # the language model's 4-bit rounding knows its layers' inputs: better, and takes longer
 
     def rules_for(self, stage: str) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.stage == stage)
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether the language model's rounding needs to know its layers' inputs."""
-        return self.embedding_bits == 4 or any("4w" in rule.scheme for rule in self.rules_for("text_decoder"))
 
     def bits(self, stage: str) -> int:
         """The fewest bits that a number of the stage is stored in."""
@@ -119,6 +115,7 @@ RECIPES = {
         ),
         embedding_bits=4,
         half_kv_cache=True,
+        calibrated=True,
     ),
 }
 
