@@ -40,7 +40,7 @@ from .quant import HALF_ARITHMETIC, RECIPES, Recipe
 from .samples import range_frames
 from .sources import Source, open_source, weight_digests
 from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, unit_modules
-from .tokenizer import special_ids
+from .tokenizer import compact, special_ids
 
 Progress = Callable[[str, int, int], None]
 """(what is done next, steps done, steps in all)."""
@@ -113,7 +113,7 @@ def export_bundle(
                 source, stages, geometry, backend, RECIPES[recipe], kernels, folder / name, report
             )
         if source.tokenizer is not None:
-            source.tokenizer.save(str(folder / contract.TOKENIZER_NAME), pretty=False)  # half the bytes
+            (folder / contract.TOKENIZER_NAME).write_text(compact(source.tokenizer), encoding="utf-8")
         made_from = SourceInfo(
             checkpoint=str(checkpoint), clip=clip, videomamba=videomamba, weights=weight_digests(source.model)
         )
