@@ -13,7 +13,7 @@ HEAD = Rule("text_decoder", "lm_head", "8da8w")
 def four_bits(scheme: str, *first: Rule, embedding_bits: int = 4, embedding_group: int = 32) -> Recipe:
     """Every linear layer by one scheme, but for those of the `first` rules."""
     rules = (*first, Rule("text_decoder", ".*", scheme))
-    return Recipe(rules, embedding_bits, embedding_group, half_kv_cache=True)
+    return Recipe(rules, embedding_bits, embedding_group, half_kv_cache=True, calibrated=True)
 
 
 FORMS: dict[str, tuple[str, Recipe]] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mvgpt_export import export_bundle
 from mvgpt_runtime.manifest import Bundle
-from tolerances import FOLLOW_UP_SHARE, PEAK_BYTES, STREAM_TAIL_SHARE
+from tolerances import BUNDLE_BYTES, FOLLOW_UP_SHARE, PEAK_BYTES, STREAM_TAIL_SHARE
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_random_half_billion_exports_and_answers(bundle: Bundle, real_clip: Path) -> None:
     assert bundle.geometry.visual_tokens == 2402
     assert 600e6 < bundle.manifest.model.parameters < 700e6
+    assert sum(path.stat().st_size for path in bundle.folder.iterdir()) <= BUNDLE_BYTES
     command = [sys.executable, "-m", "mvgpt_export", "ask", str(bundle.folder), str(real_clip), "What happens?"]
     output = subprocess.check_output([*command, "--max-new-tokens", "16", "--json"], text=True)
     answer = json.loads(output)

@@ -19,12 +19,12 @@ from mvgpt_export.models.patches import PatchEmbedding, PatchLinear
 from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.parity.floors import limits
 from mvgpt_export.parity.metrics import distance
-from mvgpt_export.quant import RECIPES
+from mvgpt_export.quant import HALF_TABLE, RECIPES, Recipe, quantize
 from mvgpt_export.random_weights import random_model
 from mvgpt_export.samples import range_frames
 from mvgpt_export.sources import Source
 from mvgpt_export.stages import stage_module
-from mvgpt_runtime import MvgptError, video
+from mvgpt_runtime import MvgptError, kernels, video
 from mvgpt_runtime.contract import STAGE_NAMES
 from mvgpt_runtime.engines import executorch
 from mvgpt_runtime.frames import ClipFrames
@@ -51,14 +51,24 @@ def test_every_rule_matches_and_every_linear_layer_is_matched(config: str) -> No
         modules = {name: stage_module(model, name, geometry, "fused", RECIPES["fp32"]) for name in STAGE_NAMES}
     for stage, module in modules.items():
         linear = {name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+        parameters = [name for name, _ in module.named_parameters()]
         for recipe in RECIPES.values():
             left = linear.copy()
             for rule in recipe.rules_for(stage):
+                if rule.scheme == HALF_TABLE:
+                    assert any(re.fullmatch(rule.layers, name) for name in parameters), rule
+                    continue
                 matched = {name for name in left if re.match(rf"({rule.layers})(\.|$)", name)}
                 assert matched, rule
                 left -= matched
             assert not left or recipe == RECIPES["fp32"], (stage, left)
     assert not any(recipe.bits("frame_scorer") < 32 for recipe in RECIPES.values())
+
+
+def test_four_bits_are_calibrated() -> None:
+    assert {name for name, recipe in RECIPES.items() if recipe.bits("text_decoder") == 4} == {
+        name for name, recipe in RECIPES.items() if recipe.calibrated
+    }
 
 
 def test_patches_as_a_linear_layer() -> None:
@@ -71,9 +81,10 @@ def test_patches_as_a_linear_layer() -> None:
     assert (got - expected).abs().max() <= EAGER * expected.abs().max()
 
 
-def run(source: Source, stage: str, recipe: str, path: Path, *inputs: torch.Tensor) -> np.ndarray:
+def run(source: Source, stage: str, recipe: Recipe, path: Path, *inputs: torch.Tensor) -> np.ndarray:
     geometry = source.model.config.geometry()
-    export.export_unit(source, [stage], geometry, "xnnpack", RECIPES[recipe], "fused", path)
+    export.export_unit(source, [stage], geometry, "xnnpack", recipe, "fused", path)
+    kernels.load()
     (out,) = executorch._runtime()._load_program(str(path)).load_method(stage)(list(inputs))
     return out.numpy()  # type: ignore[no-any-return]
 
@@ -82,7 +93,7 @@ def test_half_weights_are_stored_once_and_multiplied_in_float32(source: Source, 
     torch.manual_seed(0)
     projector = source.model.image_projector
     features = torch.randn(1, TINY.clip.patches, TINY.clip.width)
-    got = run(source, "image_projector", "fp16", tmp_path / "half.pte", features)
+    got = run(source, "image_projector", RECIPES["fp16"], tmp_path / "half.pte", features)
     data = (tmp_path / "half.pte").read_bytes()
     rounded = copy.deepcopy(projector)
     for layer in (layer for layer in rounded.modules() if isinstance(layer, nn.Linear)):
@@ -99,7 +110,7 @@ def test_half_weights_are_stored_once_and_multiplied_in_float32(source: Source, 
 def test_arithmetic_in_float16(source: Source, tmp_path: Path) -> None:
     encoder, frames, mask = source.model.image_encoder, range_frames(TINY.clip.image_size)[:1], torch.ones(1)
     before = {name: p.clone() for name, p in encoder.named_parameters()}
-    got = run(source, "image_encoder", "fp16", tmp_path / "half.pte", frames, mask)
+    got = run(source, "image_encoder", RECIPES["fp16"], tmp_path / "half.pte", frames, mask)
     with torch.no_grad():
         expected = encoder(frames, mask)
     floor = limits(RECIPES["fp16"], TINY, "image_encoder", "eager", 1.0)["sqnr_db"]
@@ -107,6 +118,29 @@ def test_arithmetic_in_float16(source: Source, tmp_path: Path) -> None:
     assert np.abs(got - expected.numpy()).max() > 1e-5 * expected.abs().max()  # it is in float16
     assert (tmp_path / "half.pte").stat().st_size < 0.6 * sum(p.nbytes for p in encoder.parameters())
     assert all(torch.equal(p, before[name]) for name, p in encoder.named_parameters())
+
+
+@pytest.mark.parametrize("stage", ["image_encoder", "video_encoder"])
+def test_a_table_in_float16(source: Source, stage: str, tmp_path: Path) -> None:
+    (rule,) = [rule for rule in RECIPES["mobile"].rules_for(stage) if rule.scheme == HALF_TABLE]
+    count = 1 if stage == "image_encoder" else TINY.video.frames
+    generator = torch.Generator().manual_seed(0)
+    size = TINY.clip.image_size
+    frames = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+    inputs = frames, torch.ones(count)
+    got = run(source, stage, Recipe((rule,)), tmp_path / "half.pte", *inputs)
+    data = (tmp_path / "half.pte").read_bytes()
+    rounded = copy.deepcopy(getattr(source.model, stage))
+    (table,) = [p for name, p in rounded.named_parameters() if re.fullmatch(rule.layers, name)]
+    assert table.half().numpy().tobytes() in data
+    assert table.numpy().tobytes() not in data
+    table.copy_(table.half())
+    with torch.no_grad():
+        expected = rounded(*inputs).numpy()
+    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+    table.mul_(1e6)
+    with pytest.raises(MvgptError, match=r"pos.* is too large for float16"):
+        quantize(rounded, stage, Recipe((rule,)))
 
 
 def attention_scores(encoder: ClipVision) -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mvgpt_export.sources import tiny_tokenizer
-from mvgpt_export.tokenizer import SPLIT_PATTERN, add_tokens, folder_tokenizer, qwen_tokenizer, special_ids
+from mvgpt_export.tokenizer import SPLIT_PATTERN, add_tokens, compact, folder_tokenizer, qwen_tokenizer, special_ids
 from mvgpt_runtime import MvgptError, prompt
 from mvgpt_runtime.prompt import read_tokenizer
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 TEXTS = [
     "What happens in this video?",
@@ -67,6 +67,33 @@ def test_qwen_known_ids(qwen: Tokenizer) -> None:
     assert stop == (151645, 151643)
     assert qwen.token_to_id("<|file_sep|>") == 151664
     assert qwen.encode("<|im_start|>user\n", add_special_tokens=False).ids == [151644, 872, 198]
+
+
+def test_compact_files_are_the_same_tokenizer(qwen: Tokenizer) -> None:
+    for tokenizer in (tiny_tokenizer(), qwen):
+        text = compact(tokenizer)
+        assert len(text.encode()) < 0.9 * len(tokenizer.to_str(pretty=False).encode())
+        assert Tokenizer.from_str(text).to_str() == tokenizer.to_str()
+
+
+def test_compact_files_in_executorch(qwen: Tokenizer, tmp_path: Path) -> None:
+    """Apps have its reader, which splits a few texts otherwise, but by either file alike."""
+    from pytorch_tokenizers import CppHFTokenizer
+
+    ids = []
+    for text in (compact(qwen), qwen.to_str()):
+        (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+        theirs = CppHFTokenizer()
+        theirs.load(str(tmp_path / "tokenizer.json"))
+        ids.append([theirs.encode(text, 0, 0) for text in TEXTS])
+    assert ids[0] == ids[1]
+    assert ids[0][0] == qwen.encode(TEXTS[0]).ids
+
+
+def test_tokens_with_spaces_stay_pairs() -> None:
+    spaced = Tokenizer(models.BPE({"a": 0, " ": 1, "b": 2, "a ": 3, "a b": 4}, [("a", " "), ("a ", "b")]))
+    assert Tokenizer.from_str(compact(spaced)).to_str() == spaced.to_str()
+    assert Tokenizer.from_str(compact(spaced)).encode("a b").ids == [4]
 
 
 def test_vocab_and_merges_files(tmp_path: Path) -> None:

@@ -36,11 +36,14 @@ from .backends import BACKENDS, SUFFIXES, LoweredFile, Report, delegation
 from .calibration import calibration_prompts
 from .half import LARGEST, check_range
 from .parity import verify as verify_bundle
-from .quant import HALF_ARITHMETIC, RECIPES, Recipe
+from .quant import HALF_ARITHMETIC, HALF_TABLE, RECIPES, Recipe
 from .samples import range_frames
 from .sources import Source, open_source, weight_digests
 from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, unit_modules
-from .tokenizer import special_ids
+from .tokenizer import compact, special_ids
+
+# Operators that a scheme brings with it.
+_CASTS = {HALF_ARITHMETIC: delegation.HALF_BRANCHES, HALF_TABLE: delegation.HALF_TABLE}
 
 Progress = Callable[[str, int, int], None]
 """(what is done next, steps done, steps in all)."""
@@ -113,7 +116,7 @@ def export_bundle(
                 source, stages, geometry, backend, RECIPES[recipe], kernels, folder / name, report
             )
         if source.tokenizer is not None:
-            source.tokenizer.save(str(folder / contract.TOKENIZER_NAME), pretty=False)  # half the bytes
+            (folder / contract.TOKENIZER_NAME).write_text(compact(source.tokenizer), encoding="utf-8")
         made_from = SourceInfo(
             checkpoint=str(checkpoint), clip=clip, videomamba=videomamba, weights=weight_digests(source.model)
         )
@@ -145,7 +148,7 @@ def export_unit(
     """Export and lower the stages of one file; MvgptError if operators stay outside the delegates that should not."""
     programs = {}
     with torch.no_grad():
-        prompts = calibration_prompts(source) if recipe.calibrates and "text_decoder" in stages else None
+        prompts = calibration_prompts(source) if recipe.calibrated and "text_decoder" in stages else None
         modules = unit_modules(source.model, stages, geometry, kernels, recipe, prompts, report)
         for name, module in modules.items():
             report(f"trace {name}")
@@ -157,8 +160,9 @@ def export_unit(
             )
     lowered = BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
     for name, method in lowered.methods.items():
-        half = any(rule.scheme == HALF_ARITHMETIC for rule in recipe.rules_for(name))
-        delegation.check(backend, kernels, name, source.model.config.layers(name), method, half=half)
+        schemes = {rule.scheme for rule in recipe.rules_for(name)}
+        besides = [allowed for scheme, allowed in _CASTS.items() if scheme in schemes]
+        delegation.check(backend, kernels, name, source.model.config.layers(name), method, besides)
     return lowered
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mvgpt_runtime.bench.estimate.counts import Counts
@@ -22,6 +23,9 @@ from mvgpt_runtime.engines.profile import Workload, workloads
 from mvgpt_runtime.manifest import Bundle
 
 from .backends import Report
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROUNDS = 6
 """Everything is measured in each round and the best is kept: of a machine that others share, one moment says little."""
@@ -82,7 +86,8 @@ class Layer:
         import torch
         from executorch.extension.pybindings import _C
 
-        self._program = linear_program(arithmetic, columns, outputs, ROWS)  # the method does not keep it
+        layer = torch.nn.Sequential(torch.nn.Linear(columns, outputs, bias=False))
+        self._program = linear_program(layer, arithmetic, columns, ROWS)  # the method does not keep it
         with native_log():
             self._method = _C._load_for_executorch_from_buffer(self._program)
         self._inputs = (torch.randn(ROWS, columns),)
@@ -93,8 +98,8 @@ class Layer:
         return self._macs / _shortest(partial(self._method.forward, self._inputs, clone_outputs=False), RATE_BUDGET_S)
 
 
-def linear_program(arithmetic: str, columns: int, outputs: int, most_rows: int) -> bytes:
-    """A program of one linear layer, float32 [1..most_rows, columns] → float32 [rows, outputs], on XNNPACK.
+def linear_program(module: nn.Module, arithmetic: str, columns: int, most_rows: int) -> bytes:
+    """A program of linear layers on XNNPACK; they are quantized in place. Its input: float32 [1..most_rows, columns].
 
     `arithmetic`: "fp32", or a scheme of quant.py.
     """
@@ -104,11 +109,11 @@ def linear_program(arithmetic: str, columns: int, outputs: int, most_rows: int) 
 
     from .quant import Recipe, Rule, quantize
 
-    layer = torch.nn.Sequential(torch.nn.Linear(columns, outputs, bias=False)).eval().requires_grad_(False)
+    module.eval().requires_grad_(False)
     if arithmetic != "fp32":
-        quantize(layer, "text_decoder", Recipe((Rule("text_decoder", "0", arithmetic),)))
+        quantize(module, "text_decoder", Recipe((Rule("text_decoder", ".*", arithmetic),)))
     rows = {0: torch.export.Dim("rows", min=1, max=most_rows)}
-    exported = torch.export.export(layer, (torch.zeros(most_rows, columns),), dynamic_shapes=(rows,), strict=False)
+    exported = torch.export.export(module, (torch.zeros(most_rows, columns),), dynamic_shapes=(rows,), strict=False)
     edge = to_edge_transform_and_lower(
         exported, partitioner=[XnnpackPartitioner()], compile_config=EdgeCompileConfig(_check_ir_validity=False)
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mvgpt_runtime.contract import LANGUAGE_STAGES
 from mvgpt_runtime.errors import MvgptError
 from torch import nn
+from torch.nn.utils import parametrize
 
 from .half import Half
 from .rounding import round_groups
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 Moments = Iterable[tuple[list[str], "torch.Tensor"]]
 
-HALF_ARITHMETIC = "16a16w"
-WEIGHT_BITS = {HALF_ARITHMETIC: 16, "32a16w": 16, "8da8w": 8, "8da4w": 4}
+HALF_ARITHMETIC, HALF_TABLE = "16a16w", "16w"
+WEIGHT_BITS = {HALF_ARITHMETIC: 16, HALF_TABLE: 16, "32a16w": 16, "8da8w": 8, "8da4w": 4}
 """By scheme, without its groups."""
 WITH_LINEAR_LAYERS = ("image_encoder", "video_encoder", "image_projector", "video_projector", "text_decoder")
 
@@ -36,7 +37,8 @@ class Rule:
 
     Schemes for linear layers: "32a16w", weights in float16 and arithmetic in float32; "8da8w" and "8da4w", dynamic
     8-bit activations × 8- or 4-bit weights with one scale per output channel or, after a dash, per so many weights of
-    one. For any module of one input "16a16w": all of it in float16, which its activations must fit (half.py).
+    one. For any module of one input "16a16w": all of it in float16, which its activations must fit (half.py). For any
+    other parameter "16w": stored in float16 and widened by an operator, so that arithmetic is float32.
     """
 
     stage: str
@@ -54,14 +56,10 @@ class Recipe:
     embedding_bits: int = 32
     embedding_group: int = 32  # weights to a scale, in 4 bits; in 8 bits a row has one
     half_kv_cache: bool = False  # keys and values in float16, where the kernels can; else in float32
+    calibrated: bool = False  # the language model's 4-bit rounding knows its layers' inputs: better, and takes longer
 
     def rules_for(self, stage: str) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.stage == stage)
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether the language model's rounding needs to know its layers' inputs."""
-        return self.embedding_bits == 4 or any("4w" in rule.scheme for rule in self.rules_for("text_decoder"))
 
     def bits(self, stage: str) -> int:
         """The fewest bits that a number of the stage is stored in."""
@@ -77,10 +75,12 @@ _VIDEO = (
     Rule("video_encoder", r"layers\.\d+\.mixer\.(in|out)_proj", "8da8w"),
     Rule("video_encoder", r"layers\.\d+\.mixer\..*(x|dt)_proj(_b)?", "8da8w"),
     Rule("video_encoder", r"patch_embed\.proj", "32a16w"),
+    Rule("video_encoder", "pos_embed", HALF_TABLE),
 )
 _IMAGE = (
     Rule("image_encoder", r"encoder\.layers\..*", "8da8w"),
     Rule("image_encoder", r"embeddings\.patch_embedding", "32a16w"),
+    Rule("image_encoder", r"embeddings\.position_embedding\.weight", HALF_TABLE),
 )
 _PROJECTORS = (
     Rule("image_projector", r"mlp\.mlp\.\d", "8da8w"),
@@ -119,6 +119,7 @@ RECIPES = {
         ),
         embedding_bits=4,
         half_kv_cache=True,
+        calibrated=True,
     ),
 }
 
@@ -135,6 +136,9 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | N
     linear = {name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     rules: dict[str, Rule] = {}
     for rule in recipe.rules_for(stage):
+        if rule.scheme == HALF_TABLE:
+            _store_in_half(module, rule)
+            continue
         if rule.scheme == HALF_ARITHMETIC:
             parts = [name for name, _ in module.named_modules() if re.fullmatch(rule.layers, name)]
             layers = {name for name in linear if f"{name}.".startswith(tuple(f"{part}." for part in parts))}
@@ -155,6 +159,33 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | N
     return len(rules)
 
 
+class _Widened(nn.Module):
+    """A parameter in float16 as whoever uses it sees it."""
+
+    def forward(self, stored: torch.Tensor) -> torch.Tensor:
+        return stored.float()
+
+    def right_inverse(self, value: torch.Tensor) -> tuple[torch.Tensor]:
+        return (value.half(),)  # alone, torch would want its dtype to be the parameter's
+
+
+def _store_in_half(module: nn.Module, rule: Rule) -> None:
+    names = [name for name, _ in module.named_parameters() if re.fullmatch(rule.layers, name)]
+    if not names:
+        raise MvgptError("a rule of the recipe matches no parameter", stage=rule.stage, got=rule.layers)
+    for name in names:
+        _finite_half(module.get_parameter(name), name)
+        owner, _, key = name.rpartition(".")
+        parametrize.register_parametrization(module.get_submodule(owner), key, _Widened())
+
+
+def _finite_half(weight: torch.Tensor, name: str) -> torch.Tensor:
+    half = weight.half()
+    if not half.isfinite().all():
+        raise MvgptError(f"a weight of {name} is too large for float16", stage="export", remedy="recipe fp32")
+    return half
+
+
 def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
     import torch  # a second to import with torchao, and only needed here
     from torchao.quantization import quantize_
@@ -162,12 +193,7 @@ def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Ten
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
     if scheme == "32a16w":
-        half = layer.weight.half()
-        if not half.isfinite().all():
-            raise MvgptError(
-                f"a weight of {name} is too large for float16", stage="export", remedy="recipe int8 or fp32"
-            )
-        layer.weight = nn.Parameter(half.float(), requires_grad=False)
+        layer.weight = nn.Parameter(_finite_half(layer.weight, name).float(), requires_grad=False)
         return
     weight, group = layer.weight, int(scheme.partition("-")[2] or layer.in_features)
     if weight.shape[1] % group:

@@ -124,6 +124,18 @@ def _byte_letters() -> list[str]:
     return [chr(b) if b in printable else chr(next(free)) for b in range(256)]
 
 
+def compact(tokenizer: Tokenizer) -> str:
+    """tokenizer.json in two fifths of its usual bytes: unindented, a merge as one string, as every reader knows it.
+
+    The library itself writes a merge as a pair, which only a token with a space in it needs; byte-level BPE has none.
+    """
+    content = json.loads(tokenizer.to_str())
+    merges = content["model"].get("merges", [])
+    if not any(" " in token for pair in merges for token in pair):
+        content["model"]["merges"] = [" ".join(pair) for pair in merges]
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
 def special_ids(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, int], tuple[int, ...]]:
     """Ids of the prompt's control tokens by name, and those that end an answer; checked against the embedding table."""
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())

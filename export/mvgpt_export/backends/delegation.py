@@ -153,14 +153,18 @@ ALLOWED: dict[str, dict[str, dict[str, Allowed]]] = {
 
 # With two branches of every layer in float16 besides: XNNPACK's delegates do not take a cast from one to the other.
 HALF_BRANCHES = Allowed((2, 0), {"dim_order_ops::_to_dim_order_copy.out": (6, 0)})
+# With a table in float16 besides.
+HALF_TABLE = Allowed((0, 0), _CAST)
 
 
-def check(backend: str, kernels: str, stage: str, layers: int, method: LoweredMethod, *, half: bool = False) -> None:
+def check(
+    backend: str, kernels: str, stage: str, layers: int, method: LoweredMethod, besides: Iterable[Allowed] = ()
+) -> None:
     """MvgptError if `method` has an operator outside its delegates, or delegates, that the list does not allow.
 
-    `half`: whether the recipe has arithmetic in float16 in the stage's layers.
+    `besides`: what a recipe adds to the list.
     """
-    lists = [ALLOWED[backend][kernels][stage], *([HALF_BRANCHES] if half else [])]
+    lists = [ALLOWED[backend][kernels][stage], *besides]
 
     def sum_of(counts: Iterable[Count]) -> Count:
         each, besides = zip(*counts, strict=True)

@@ -102,8 +102,9 @@ class VideoMamba(nn.Module):
     def forward(self, frames: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         config = self.config
         patches = self.patch_embed.proj(self.normalize(frames, frame_mask))
-        patches = patches + self.pos_embed[:, 1:] + self.temporal_pos_embedding.transpose(0, 1)
-        class_token = self.cls_token[0] + self.pos_embed[0, :1]
+        positions = self.pos_embed
+        patches = patches + positions[:, 1:] + self.temporal_pos_embedding.transpose(0, 1)
+        class_token = self.cls_token[0] + positions[0, :1]
         x = torch.cat([class_token, patches.reshape(-1, config.width)])
         residual = torch.zeros_like(x)
         for block in self.layers:
