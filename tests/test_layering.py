@@ -22,6 +22,7 @@ RUNTIME_ALLOWED = {
     "decord": {"video.py"},
     "tokenizers": {"prompt.py"},
     "pydantic": {"manifest.py", "vectors.py", "results.py", "launch.py"},
+    "jinja2": {"page.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "inspection.py", "show.py"},
 }
@@ -76,7 +77,7 @@ def test_networks_import_torch_and_the_contract_only(path: Path) -> None:
 
 def test_importing_the_packages_is_light() -> None:
     """Nothing heavy until it is used: the command line depends on it."""
-    heavy = "{'torch', 'executorch', 'numpy', 'decord', 'tokenizers', 'pydantic', 'rich'}"
+    heavy = "{'torch', 'executorch', 'numpy', 'decord', 'tokenizers', 'pydantic', 'rich', 'jinja2'}"
     code = f"import sys, mvgpt_runtime, mvgpt_export, mvgpt_export.cli; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
@@ -109,4 +110,5 @@ def test_wheel_contents(tmp_path: Path) -> None:
     assert f"mvgpt_runtime/{FOLDER}/src/selective_scan.cpp" in compiled
     assert (f"mvgpt_runtime/{FOLDER}/{LIBRARY}" in compiled) == (find_compiler() is not None)
     assert "mvgpt_export/data/tiny/tokenizer.json" in sources
+    assert "mvgpt_runtime/bench/report/report.html.j2" in sources
     assert any(n.endswith("licenses/LICENSE") for n in names)

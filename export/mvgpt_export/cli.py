@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import mvgpt_runtime.bench.cli  # noqa: F401  registers `mvgpt bench`
+import mvgpt_runtime.bench.cli
+import mvgpt_runtime.bench.report.cli  # noqa: F401  registers `mvgpt report`
 import typer
 from mvgpt_runtime.cli import BundleArg, JsonOption, app, progress_bar, run, status
 

@@ -187,7 +187,7 @@ def read_result(path: str | Path) -> Result:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise MvgptError(
-            "cannot read the result", stage="bench", expected="a JSON file of `mvgpt bench --json`", got=e
+            f"cannot read {path.name}", stage="bench", expected="a JSON file of `mvgpt bench --json`", got=e
         ) from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
