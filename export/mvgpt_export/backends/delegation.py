@@ -33,7 +33,7 @@ _POOL = {"aten::expand_copy.out": (0, 2)}
 
 _EITHER = {
     # The class token is repeated for every frame.
-    "image_encoder": Allowed((0, 3), {**_CAST, "aten::expand_copy.out": (0, 1)}),
+    "image_encoder": Allowed((0, 2), {**_CAST, "aten::expand_copy.out": (0, 1)}),
     # Sums in stages of an exact order, comparisons and a choice on [8] numbers: 2 % of the stage's time.
     "frame_scorer": Allowed(
         (0, 5),
@@ -70,7 +70,7 @@ _EITHER = {
 _VIDEO = {**_CAST, **_POOL, "aten::full_like.out": (0, 1)}
 
 _FUSED = {
-    # Both directions of a mixer on our operators: a delegate between the convolutions and the scans, one between mixers.
+    # Both directions of a mixer on our operators: a delegate between convolutions and scans, one between mixers.
     "video_encoder": Allowed(
         (2, 2),
         {
