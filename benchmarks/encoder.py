@@ -34,6 +34,7 @@ from mvgpt_export.samples import smooth_frames
 from mvgpt_export.stages import example_inputs, stage_module
 from mvgpt_runtime import kernels
 from mvgpt_runtime.contract import Geometry
+from onnx_export import file_bytes, onnx_file
 
 MAIN = Rule("video_encoder", r"layers\.\d+\.mixer\.(in|out)_proj", "8da8w")  # in_proj and out_proj only
 FORMS: dict[str, tuple[str, Recipe]] = {
@@ -72,27 +73,15 @@ def export(name: str, model: VideoGPT, geometry: Geometry, path: Path) -> None:
     BACKENDS["xnnpack"]({"video_encoder": program}, "{}", path, lambda what: None)
 
 
-def onnx_file(model: VideoGPT, geometry: Geometry, path: Path) -> None:
-    """The stock form as ONNX: its scans become Scan nodes."""
-    module = stage_module(model, "video_encoder", geometry, "stock", RECIPES["fp32"])
-    inputs = example_inputs("video_encoder", geometry)
-    with torch.no_grad():
-        program = torch.onnx.export(
-            torch.export.export(module, inputs, strict=False), inputs, dynamo=True, verbose=False
-        )
-    assert program is not None
-    program.save(path, external_data=True)
-
-
 def measure_peers(
     model: VideoGPT, geometry: Geometry, folder: Path, frames: torch.Tensor, mask: torch.Tensor, reference: torch.Tensor
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """What a user would run instead: the eager encoder (a Python loop) and ONNX Runtime; the second of two runs."""
     path = folder / "encoder.onnx"
-    onnx_file(model, geometry, path)
+    onnx_file(model, geometry, ("video_encoder",), path)
     sizes = {
         "eager torch": sum(p.nbytes for p in model.video_encoder.parameters()),
-        "ONNX Runtime": sum(p.stat().st_size for p in folder.glob("encoder.onnx*")),
+        "ONNX Runtime": file_bytes(path),
     }
     for name, size in sizes.items():
         row: dict[str, float] = {"bytes": size}

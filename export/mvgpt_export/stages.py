@@ -20,9 +20,11 @@ from torch.export import Dim
 
 from .backends import Report
 from .calibration import Calibration
+from .models.norm import RMSNorm
 from .models.patches import PatchEmbedding, PatchLinear
 from .models.video_gpt import VideoGPT
 from .models.videomamba import Block, Mixer, VideoMamba
+from .norms import DelegatedLayerNorm, DelegatedRMSNorm
 from .ops.selective_scan import selective_scan_stock
 from .quant import Recipe, quantize
 from .text_decoder import (
@@ -63,6 +65,14 @@ def _fused_mixer(mixer: Mixer) -> nn.Module:
 KERNELS = {
     "fused": KernelForm(_fused_mixer, FusedAttention, TableHead),
     "stock": KernelForm(_stock_mixer, StockAttention, None),
+}
+
+
+# Layers of the eager networks that XNNPACK would not run, or not as well, and the same as it does.
+DELEGATED: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    PatchEmbedding: PatchLinear,
+    nn.LayerNorm: DelegatedLayerNorm,
+    RMSNorm: DelegatedRMSNorm,
 }
 
 
@@ -116,8 +126,9 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, kernels: str, r
             block.mixer = KERNELS[kernels].mixer(block.mixer)
     for parent in list(module.modules()):
         for child_name, child in parent.named_children():
-            if isinstance(child, PatchEmbedding):
-                setattr(parent, child_name, PatchLinear(child))
+            for kind, form in DELEGATED.items():
+                if isinstance(child, kind):
+                    setattr(parent, child_name, form(child))
     quantize(module, name, recipe)
     return module.eval()
 

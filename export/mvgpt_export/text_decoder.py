@@ -1,8 +1,8 @@
 """The stages `token_embedding` and `text_decoder`: the eager Qwen2 rearranged for ExecuTorch, its KV cache inside.
 
-The same weights and the same arithmetic. Between two attentions everything is one XNNPACK delegate: a norm's mean is a
-product with a constant (XNNPACK has no mean over the last dimension), keys and values are one linear layer. Only keys
-and values of the last layer are needed of positions before the last: its queries, output and MLP run for that one.
+The same weights and the same arithmetic. Between two attentions everything is one XNNPACK delegate (norms.py has the
+norms for it); keys and values are one linear layer. Only keys and values of the last layer are needed of positions
+before the last: its queries, output and MLP run for that one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mvgpt_runtime.errors import MvgptError
 from torch import nn
 
 from .config import Qwen2Config
-from .models.norm import RMSNorm
 from .models.qwen2 import Block, Qwen2, rotary_table, rotate
+from .norms import DelegatedRMSNorm
 
 
 class Attention(Protocol):
@@ -98,29 +98,14 @@ class StockAttention(nn.Module):
         return context.reshape(1, m, c.heads * c.head_dim)
 
 
-class DelegatedNorm(nn.Module):
-    """`RMSNorm` for XNNPACK."""
-
-    mean: torch.Tensor
-
-    def __init__(self, norm: RMSNorm) -> None:
-        super().__init__()
-        self.weight, self.eps = norm.weight, norm.eps
-        width = norm.weight.numel()
-        self.register_buffer("mean", torch.full([1, width], 1 / width), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.rsqrt(F.linear(x * x, self.mean) + self.eps) * self.weight
-
-
 class Layer(nn.Module):
     """One block: x [1, n, hidden] → [1, n, hidden], or [1, 1, hidden] of the last position in the last layer."""
 
     def __init__(self, block: Block, attention: Attention, *, last: bool) -> None:
         super().__init__()
         old = block.self_attn
-        self.input_norm = DelegatedNorm(block.input_layernorm)
-        self.post_norm = DelegatedNorm(block.post_attention_layernorm)
+        self.input_norm = DelegatedRMSNorm(block.input_layernorm)
+        self.post_norm = DelegatedRMSNorm(block.post_attention_layernorm)
         self.q_proj, self.o_proj, self.mlp = old.q_proj, old.o_proj, block.mlp
         self.kv_proj = nn.Linear(old.k_proj.in_features, old.k_proj.out_features + old.v_proj.out_features)
         self.kv_proj.weight = nn.Parameter(torch.cat([old.k_proj.weight, old.v_proj.weight]), requires_grad=False)
@@ -160,7 +145,7 @@ class TextDecoder(nn.Module):
         for i, block in enumerate(network.layers):
             assert isinstance(block, Block)
             self.layers.append(Layer(block, attention(config, geometry.max_context, cache), last=i == last))
-        self.norm = DelegatedNorm(network.norm)
+        self.norm = DelegatedRMSNorm(network.norm)
         self.lm_head: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.lm_head.weight = (network.embed_tokens if config.tied else network.lm_head).weight
 
