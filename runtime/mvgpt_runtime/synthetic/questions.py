@@ -49,7 +49,7 @@ def ask_about(scene: Scene, seed: int, index: int, limit: int | None = None) -> 
 
 
 def _put(draft: _Draft, rng: np.random.Generator) -> Question:
-    text = draft.texts[rng.integers(len(draft.texts))]
+    text = draft.texts[int(rng.integers(len(draft.texts)))]
     if len(draft.wrong) < 2 or rng.random() < 0.6:
         return Question(draft.type, draft.template, text, draft.answer, draft.free)
     wrong = [draft.wrong[i] for i in rng.permutation(len(draft.wrong))[:3]]
@@ -73,7 +73,7 @@ def _shape(scene: Scene, thing: Object, kind: str, template: str, *texts: str) -
 
 
 def _pick(rng: np.random.Generator, things: Sequence[Object]) -> Object:
-    return things[rng.integers(len(things))]
+    return things[int(rng.integers(len(things)))]
 
 
 def _name(thing: Object) -> str:
@@ -123,8 +123,8 @@ def _count(scene: Scene, rng: np.random.Generator) -> Iterator[_Draft]:
         _others(NUMBERS, answer),
         len(NUMBERS),
     )
-    texts = (f"Are there more than two {plural}?",)
-    yield _Draft("counting", "more than two", texts, "yes" if n > 2 else "no", (), 2)
+    text = f"Are there more than two {plural}?"
+    yield _Draft("counting", "more than two", (text,), "yes" if n > 2 else "no", (), 2)
     yield from _appearance(scene, rng)
 
 

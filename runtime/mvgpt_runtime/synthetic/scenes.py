@@ -187,8 +187,8 @@ def _track(plan: Object, rng: np.random.Generator) -> Object | None:
         way_x, way_y = (way * time * d for d in DIRECTIONS[plan.does])
     elif plan.does == "turn":
         dx, dy = DIRECTIONS[str(rng.choice(tuple(DIRECTIONS)))]
-        way = rng.uniform(0.3, 0.5) * (1 - np.abs(2 * time - 1))
-        way_x, way_y = way * dx, way * dy
+        there_and_back = rng.uniform(0.3, 0.5) * (1 - np.abs(2 * time - 1))
+        way_x, way_y = there_and_back * dx, there_and_back * dy
     elif plan.does in SCALES:
         first = rng.uniform(0.10, 0.12) if plan.does == "grow" else rng.uniform(0.17, 0.20)
         radius = first * SCALES[plan.does] ** time
