@@ -7,7 +7,7 @@ distributions; positions are then drawn until everything fits. So no answer is l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -37,8 +37,8 @@ MAX_SEED = 2**32
 
 
 @dataclass(frozen=True)
-class Object:
-    """One shape. `x`, `y` (of its centre), `radius` in sides of the frame and `visible`: arrays [FRAMES].
+class Plan:
+    """What a question may ask about one shape.
 
     `does`: "stand", a direction, "turn" (there and back), "grow", "shrink", "appear", "vanish" or "flash", the last
     three at frame `at`; `speed` is that of a direction.
@@ -49,10 +49,16 @@ class Object:
     does: str = "stand"
     speed: str = ""
     at: int = 0
-    x: np.ndarray = None  # type: ignore[assignment]  # until it is placed
-    y: np.ndarray = None  # type: ignore[assignment]
-    radius: np.ndarray = None  # type: ignore[assignment]
-    visible: np.ndarray = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Object(Plan):
+    """One shape with its track: arrays [FRAMES]; places (of its centre) and radius in sides of the frame."""
+
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+    visible: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -92,59 +98,59 @@ def _looks(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
     return list(zip(_choose(rng, tuple(COLOURS), n), _choose(rng, SHAPES, n), strict=True))
 
 
-def _plan_count(rng: np.random.Generator) -> tuple[list[Object], str]:
+def _plan_count(rng: np.random.Generator) -> tuple[list[Plan], str]:
     """One to four that share a colour or a shape (or nothing), and at most two that do not."""
     what, n = rng.integers(3), int(rng.integers(1, 5))
     if what == 2:
         looks = [(str(rng.choice(tuple(COLOURS))), str(rng.choice(SHAPES))) for _ in range(n)]
-        return [Object(*look) for look in looks], "object"
+        return [Plan(*look) for look in looks], "object"
     values = (tuple(COLOURS), SHAPES)[what]
     counted = str(rng.choice(values))
     objects = []
     for i in range(n + int(rng.integers(0, 3))):
         value = counted if i < n else str(rng.choice([v for v in values if v != counted]))
         other = str(rng.choice((SHAPES, tuple(COLOURS))[what]))
-        objects.append(Object(value, other) if what == 0 else Object(other, value))
+        objects.append(Plan(value, other) if what == 0 else Plan(other, value))
     return objects, counted
 
 
-def _plan_motion(rng: np.random.Generator) -> tuple[list[Object], str]:
+def _plan_motion(rng: np.random.Generator) -> tuple[list[Plan], str]:
     """Two or three; most move, each in its own direction, slowly or fast."""
     objects = []
     for look in _looks(rng, int(rng.integers(2, 4))):
         direction, speed = str(rng.choice(tuple(DIRECTIONS))), str(rng.choice(tuple(SPEEDS)))
-        objects.append(Object(*look, does=direction, speed=speed) if rng.random() < 0.8 else Object(*look))
+        objects.append(Plan(*look, does=direction, speed=speed) if rng.random() < 0.8 else Plan(*look))
     return objects, ""
 
 
-def _plan_order(rng: np.random.Generator) -> tuple[list[Object], str]:
+def _plan_order(rng: np.random.Generator) -> tuple[list[Plan], str]:
     """Two or three that all appear, or all vanish, one after the other."""
     looks = _looks(rng, int(rng.integers(2, 4)))
     does = ("appear", "vanish")[rng.integers(2)]
     slack = FRAMES - 4 - 3 * (len(looks) - 1)
     gaps = np.sort(rng.integers(0, slack + 1, len(looks)))
     return [
-        Object(*look, does=does, at=2 + 3 * i + int(gap)) for i, (look, gap) in enumerate(zip(looks, gaps, strict=True))
+        Plan(*look, does=does, at=2 + 3 * i + int(gap)) for i, (look, gap) in enumerate(zip(looks, gaps, strict=True))
     ], ""
 
 
-def _plan_event(rng: np.random.Generator) -> tuple[list[Object], str]:
+def _plan_event(rng: np.random.Generator) -> tuple[list[Plan], str]:
     """One or two that stand still, and one that is there for one or two frames of one half."""
     *still, flash = _looks(rng, int(rng.integers(2, 4)))
     at = int(rng.integers(2)) * FRAMES // 2 + int(rng.integers(FRAMES // 2 - 1))
-    return [*(Object(*look) for look in still), Object(*flash, does="flash", at=at)], ""
+    return [*(Plan(*look) for look in still), Plan(*flash, does="flash", at=at)], ""
 
 
 ACTIONS = ("stand", "turn", "grow", "shrink", "appear", "vanish", *DIRECTIONS)
 
 
-def _plan_action(rng: np.random.Generator) -> tuple[list[Object], str]:
+def _plan_action(rng: np.random.Generator) -> tuple[list[Plan], str]:
     """One or two, each with something of its own to do."""
     objects = []
     for look in _looks(rng, int(rng.integers(1, 3))):
         does = str(rng.choice(ACTIONS))
         speed = str(rng.choice(tuple(SPEEDS))) if does in DIRECTIONS else ""
-        objects.append(Object(*look, does=does, speed=speed, at=int(rng.integers(4, FRAMES - 4))))
+        objects.append(Plan(*look, does=does, speed=speed, at=int(rng.integers(4, FRAMES - 4))))
     return objects, ""
 
 
@@ -157,7 +163,7 @@ _PLANS = {
 }
 
 
-def _place(planned: list[Object], rng: np.random.Generator) -> tuple[Object, ...] | None:
+def _place(planned: list[Plan], rng: np.random.Generator) -> tuple[Object, ...] | None:
     """Tracks for all objects, inside the frame and never touching; None if these did not work out."""
     placed: list[Object] = []
     for plan in planned:
@@ -177,7 +183,7 @@ def _apart(a: Object, b: Object) -> bool:
     return bool((distance > 1.02 * (a.radius + b.radius)).all())
 
 
-def _track(plan: Object, rng: np.random.Generator) -> Object | None:
+def _track(plan: Plan, rng: np.random.Generator) -> Object | None:
     time = np.linspace(0, 1, FRAMES)
     radius = np.full(FRAMES, rng.uniform(0.125, 0.165))
     way_x, way_y = np.zeros(FRAMES), np.zeros(FRAMES)
@@ -204,4 +210,4 @@ def _track(plan: Object, rng: np.random.Generator) -> Object | None:
     if low_x > high_x or low_y > high_y:
         return None
     x, y = rng.uniform(low_x, high_x) + way_x, rng.uniform(low_y, high_y) + way_y
-    return replace(plan, x=x, y=y, radius=radius, visible=visible)
+    return Object(**vars(plan), x=x, y=y, radius=radius, visible=visible)
