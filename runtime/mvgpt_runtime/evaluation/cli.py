@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..cli import BundleArg, JsonOption, app, run
+from ..cli import BundleArg, JsonOption, app, progress_bar, run
 from ..errors import MvgptError
 
 if TYPE_CHECKING:
@@ -52,8 +50,13 @@ def evaluate_bundle(
         cases = folder_cases(data) if data else drawn_cases(seed, clips, opened.geometry)
         session = Session(opened, engine=SelectingEngine(open_engine(opened), selection))
         started = time.perf_counter()
-        with _progress(len(cases) if isinstance(cases, list) else clips, as_json) as update:
-            result = evaluate(session, cases, blind=blind, progress=update)
+        count = len(cases) if isinstance(cases, list) else clips
+        with progress_bar() as bar:
+
+            def progress(so_far: Evaluation) -> None:
+                bar(f"right: {so_far.total.correct} of {so_far.total.questions}", so_far.clips, count)
+
+            result = evaluate(session, cases, blind=blind, progress=progress)
         seconds = time.perf_counter() - started
         values = {
             "bundle": str(bundle),
@@ -69,28 +72,6 @@ def evaluate_bundle(
             _print(result, seconds)
 
     run(command)
-
-
-@contextmanager
-def _progress(clips: int, quiet: bool) -> Iterator[Callable[[Evaluation], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.completed}/{task.total} clips"),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("", total=clips)
-
-        def update(evaluation: Evaluation) -> None:
-            total = evaluation.total
-            bar.update(task, completed=evaluation.clips, description=f"{total.correct} of {total.questions} right")
-
-        yield update
 
 
 def _print(result: Evaluation, seconds: float) -> None:
