@@ -5,7 +5,7 @@ BUNDLE := bundles/tiny
 QUESTION := What happens in this video?
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz kernels lint clean
+.PHONY: help demo test test-slow fuzz train-tiny kernels lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-slow: .venv/dev ## full shapes: minutes to an hour, 16 GB of memory
 
 fuzz: .venv/dev ## over ten thousand damaged manifests, tokenizers, questions, videos and checkpoints
 	$(BIN)/pytest -m slow -s tests/test_fuzz.py
+
+train-tiny: .venv/runtime ## train the embedded default on drawn clips; started again, it goes on (docs/training.md)
+	$(BIN)/python -m training.train training/tiny
 
 kernels: .venv/python ## compile the ExecuTorch operators (installing does it too)
 	$(BIN)/python -m mvgpt_runtime.kernels build

@@ -96,8 +96,8 @@ def shift_the_visual_tokens(model: VideoGPT, patch: pytest.MonkeyPatch) -> None:
 
 
 def lose_a_visual_token(model: VideoGPT, patch: pytest.MonkeyPatch) -> None:
-    append = Ingest._append
-    patch.setattr(Ingest, "_append", lambda self, rows: append(self, rows[: len(rows) - (len(rows) == 25)]))
+    append, block = Ingest._append, model.config.image_projector.out_side**2
+    patch.setattr(Ingest, "_append", lambda self, rows: append(self, rows[: len(rows) - (len(rows) == block)]))
 
 
 def frames_backwards(model: VideoGPT, patch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,7 @@ def test_an_output_that_is_no_bundle_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_bad_options(tmp_path: Path) -> None:
-    for options in ({"backend": "npu"}, {"recipe": "int3"}, {"max_context": 432}):
+    for options in ({"backend": "npu"}, {"recipe": "int3"}, {"max_context": 328}):
         with pytest.raises(MvgptError):
             export.export_bundle("tiny", tmp_path / "bundle", **options)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

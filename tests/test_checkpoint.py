@@ -148,7 +148,7 @@ def test_a_dropped_backward_tensor_is_missed(folder: Path, end: str) -> None:
 
 def test_all_backward_tensors_dropped(folder: Path) -> None:
     edit(folder, lambda state: [state.pop(name) for name in names_ending(state, *BACKWARD)])
-    refused(folder, f"missing ({4 * len(BACKWARD)})", "A_b_log")
+    refused(folder, f"missing ({NAMED_CONFIGS['tiny'].video.depth * len(BACKWARD)})", "A_b_log")
 
 
 def test_every_single_tensor_is_needed(folder: Path) -> None:

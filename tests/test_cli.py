@@ -87,7 +87,7 @@ def test_inspect(tiny_bundle: Bundle) -> None:
     assert text.returncode == 0
     assert all(name in text.stdout for name in contract.STAGE_NAMES)
     manifest = json.loads(run("inspect", tiny_bundle.folder, "--json").stdout)
-    assert manifest["geometry"]["image_size"] == 64
+    assert manifest["geometry"]["image_size"] == 48
 
 
 def test_bad_input(tiny_bundle: Bundle, sample_clip: Path, tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_here(tiny_bundle: Bundle) -> None:
         # Rates and times are of other moments on a machine that others share.
         assert row["measured_over_floor"] > 0.3, row["stage"]
     text = CliRunner().invoke(cli.app, ["estimate", *options]).stdout
-    assert all(name in text for name in (*contract.STAGE_NAMES, "× limit", "prefill, 25 rows at 375"))
+    assert all(name in text for name in (*contract.STAGE_NAMES, "× limit", "prefill, 16 rows at 240"))
 
 
 @pytest.mark.usefixtures("hurried")

@@ -199,7 +199,7 @@ def test_the_command_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared(tiny_bundle: Bundle, slim_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(MvgptError, match=r"sizes are not the bundle's[\s\S]*image_size 64[\s\S]*image_size 224"):
+    with pytest.raises(MvgptError, match=r"sizes are not the bundle's[\s\S]*image_size 48[\s\S]*image_size 224"):
         check_parity(tiny_bundle.folder, slim_checkpoint)
     with pytest.raises(MvgptError, match=r"none\.mp4"):
         check_parity(tiny_bundle.folder, video=tmp_path / "none.mp4")

@@ -32,7 +32,8 @@ def session(tiny_bundle: Bundle, sample_clip: Path) -> Session:
 def test_greedy_answer_equals_the_eager_model(session: Session, eager: VideoGPT) -> None:
     answer = session.ask(QUESTION, max_new_tokens=24)
     tokens = list(answer)
-    assert [t.id for t in tokens] == answer.token_ids == generate(eager, session, answer, 24)
+    assert answer.token_ids == generate(eager, session, answer, 24)
+    assert [t.id for t in tokens][: len(answer.token_ids)] == answer.token_ids  # then perhaps half a character
     assert "".join(map(str, tokens)) == answer.text == load_tokenizer(session.bundle).decode(answer.token_ids)
     assert answer.finish_reason == "length"
 
@@ -266,11 +267,11 @@ def test_too_many_or_no_frames(tiny_bundle: Bundle) -> None:
     ("stage", "inputs"),
     [
         ("frame_scorer", []),
-        ("frame_scorer", [np.zeros((8, 64, 127), np.float32)]),
-        ("frame_scorer", [np.zeros((8, 64, 128), np.float64)]),
+        ("frame_scorer", [np.zeros((8, 36, 127), np.float32)]),
+        ("frame_scorer", [np.zeros((8, 36, 128), np.float64)]),
         ("text_decoder", [np.zeros((1, 513, 192), np.float32), np.zeros(1, np.int64)]),
         ("text_decoder", [np.zeros((1, 0, 192), np.float32), np.zeros(1, np.int64)]),
-        ("image_encoder", [np.zeros((1, 3, 64, 64), np.uint8), np.ones(1, np.float32)]),
+        ("image_encoder", [np.zeros((1, 3, 48, 48), np.uint8), np.ones(1, np.float32)]),
     ],
 )
 def test_wrong_inputs_are_refused_by_name(session: Session, stage: str, inputs: list[np.ndarray]) -> None:

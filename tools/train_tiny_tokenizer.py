@@ -13,8 +13,10 @@ from pathlib import Path
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.tokenizer import byte_level_bpe
 from mvgpt_runtime.contract import PROMPT_PREFIX, PROMPT_SUFFIX
+from mvgpt_runtime.synthetic import ask_about, scene
 from tokenizers import pre_tokenizers, trainers
 
+CLIPS = 2000
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 COLOURS = "red green blue yellow orange purple pink white black grey brown cyan".split()
 SHAPES = "circle square triangle star ring cross diamond bar ball box".split()
@@ -48,6 +50,10 @@ def sentences() -> Iterator[str]:
         fill = {"c": c, "s": s, "a": a, "w": next(when), "n": next(numbers), "o": next(options)}
         yield PROMPT_PREFIX + PROMPT_SUFFIX.format(question=next(questions).format(**fill))
         yield next(answers).format(**fill)
+    for index in range(CLIPS):  # last and often: each of their words gets a token
+        for question in ask_about(scene(0, index), 0, index):
+            yield PROMPT_PREFIX + PROMPT_SUFFIX.format(question=question.text)
+            yield question.answer
 
 
 def main(output: Path) -> None:

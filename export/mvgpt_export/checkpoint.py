@@ -295,7 +295,7 @@ def save_checkpoint(model: VideoGPT, folder: str | Path) -> None:
     patch = PREFIXES["video_encoder"] + "patch_embed.proj.weight"
     state[patch] = state[patch].unsqueeze(2)
     for name, shape in clip_network.never_run_keys(model.config.clip).items():
-        state[PREFIXES["image_encoder"] + name] = torch.zeros(shape)
+        state[PREFIXES["image_encoder"] + name] = torch.zeros(shape, dtype=state[patch].dtype)
     save_file(
         {name: t.contiguous() for name, t in state.items()}, folder / "model.safetensors", metadata={"format": "pt"}
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import mvgpt_runtime.bench.cli
-import mvgpt_runtime.bench.report.cli  # noqa: F401  registers `mvgpt report`
+import mvgpt_runtime.bench.report.cli
+import mvgpt_runtime.evaluation.cli  # noqa: F401  they register `mvgpt bench`, `report` and `eval`
 import typer
 from mvgpt_runtime.cli import BundleArg, JsonOption, app, progress_bar, run, status
 

@@ -327,10 +327,10 @@ def _published(text: Qwen2Config) -> ModelConfig:
 
 
 def _tiny() -> ModelConfig:
-    pipeline = PipelineConfig(clip_head_dim=32, image_pool=5, video_frame_pool=4, video_pool=4)
-    # 64 px in 8 px patches: an 8×8 grid, the smallest whose pooling (8 → 5) has overlapping windows as 14 → 12 has.
-    clip = ClipConfig(image_size=64, patch_size=8, width=128, layers=5, heads=4, mlp_width=512)
-    video = VideoMambaConfig(64, 8, 96, 4, 192, 16, 6, 4, frames=8, chunks=2, frame_pool=4)
+    # 48 px in 8 px patches: a 6×6 grid, whose pooling (6 → 4) has overlapping windows as 14 → 12 has.
+    pipeline = PipelineConfig(clip_head_dim=32, image_pool=4, video_frame_pool=3, video_pool=6)
+    clip = ClipConfig(image_size=48, patch_size=8, width=128, layers=4, heads=4, mlp_width=512)
+    video = VideoMambaConfig(48, 8, 96, 3, 192, 8, 6, 4, frames=8, chunks=2, frame_pool=3)
     # 6 query heads in 2 groups: as in the published model, more than one group and more than one head in each.
     text = Qwen2Config(192, 4, 6, 2, 32, 512, 600, norm_eps=1e-6, rope_theta=1e6, tied=True)
     return assemble(pipeline, clip, video, text)

@@ -1,0 +1,5 @@
+"""Scoring a bundle's answers: how many are right, by type of question.
+
+In the order of the data: cases.py (clips with questions), selection.py (which key frames the video encoder sees),
+score.py (asking, comparing, counting), cli.py (`mvgpt eval`).
+"""

@@ -1,0 +1,150 @@
+"""Training: the batched networks give the model's numbers, the scan its gradients, a resumed run the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mvgpt_export.checkpoint import load_model
+from mvgpt_export.config import NAMED_CONFIGS
+from mvgpt_export.ops.selective_scan import selective_scan_loop
+from mvgpt_export.random_weights import random_model
+from mvgpt_runtime.synthetic import ask_about, scene
+from mvgpt_runtime.synthetic.scenes import COLOURS, MAX_SEED
+from safetensors.torch import load_file
+
+from training import network
+from training.batches import NOTHING, Batches
+from training.scan import selective_scan
+from training.stages import STAGES
+from training.train import train
+
+TOKENIZER = (files("mvgpt_export") / "data" / "tiny" / "tokenizer.json").read_text(encoding="utf-8")
+CONFIG = NAMED_CONFIGS["tiny"]
+GRID = CONFIG.clip.image_size // CONFIG.clip.patch_size
+
+
+def batches(clips: int = 2, length: int = 300) -> Batches:
+    return Batches(TOKENIZER, CONFIG.clip.image_size, GRID, seed=0, clips=clips, length=length)
+
+
+def test_the_scan_and_its_gradients_equal_the_loops() -> None:
+    torch.manual_seed(0)
+    steps, directions, clips, channels, states = 7, 2, 3, 5, 4
+    shapes = [(steps, directions, clips, channels)] * 2 + [(directions, channels, states)]
+    shapes += [(steps, directions, clips, states)] * 2
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    u, raw, log, B, C = inputs
+    delta, A = F.softplus(raw), -log.exp()
+    y = selective_scan(u, delta, A, B, C)
+    nothing = torch.zeros(channels, dtype=torch.float64)
+    expected = torch.stack(
+        [
+            torch.stack(
+                [
+                    selective_scan_loop(u[:, g, i], delta[:, g, i], A[g], B[:, g, i], C[:, g, i], nothing)
+                    for i in range(clips)
+                ],
+                dim=1,
+            )
+            for g in range(directions)
+        ],
+        dim=1,
+    )
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(y)
+    ours = torch.autograd.grad((y * weights).sum(), inputs, retain_graph=True)
+    theirs = torch.autograd.grad((expected * weights).sum(), inputs)
+    for ours_, theirs_ in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(ours_, theirs_, rtol=1e-10, atol=1e-10)
+
+
+def test_a_batch_gives_the_models_numbers() -> None:
+    """Visual tokens, key frames, and the logits of questions in one sequence, beside the eager model's."""
+    model, data = random_model(CONFIG), batches()
+    batch, prefix = data[0], data.prefix()
+    with torch.no_grad():
+        features = network.image_features(model, batch.frames)
+        key = network.key_frames(model, network.frame_scores(model, features))
+        pixels = torch.stack([frames[k] for frames, k in zip(batch.frames, key, strict=True)])
+        visual = network.visual_tokens(model, features, network.video_features(model.video_encoder, pixels))
+        start, embed = len(prefix) + visual.shape[1], model.language_model.embed_tokens
+        before = embed(torch.tensor(prefix)).expand(len(visual), -1, -1)
+        positions = torch.cat([torch.arange(start).expand(len(visual), -1), start + batch.places], dim=1)
+        hidden = network.hidden_states(
+            model.language_model, torch.cat([before, visual, embed(batch.ids)], dim=1), positions, batch.blocks
+        )
+        logits = (hidden[:, start:] @ embed.weight.T).numpy()
+    for i in range(len(visual)):
+        for block in (0, int(batch.blocks[i].max())):
+            rows = (batch.blocks[i] == block).nonzero().flatten()
+            trace = model.trace(batch.frames[i].numpy(), prefix, batch.ids[i, rows].tolist())
+            assert (trace["selected"] + [[0], [8]]).flatten().tolist() == key[i].tolist()
+            np.testing.assert_allclose(visual[i].numpy(), trace["visual_tokens"], atol=2e-5)
+            np.testing.assert_allclose(logits[i, rows[-1]], trace["logits"], atol=2e-5)
+
+
+def test_targets_are_the_answers() -> None:
+    data = batches(clips=10)
+    batch = data[0]
+    for i in range(10):
+        asked = {
+            (q.text, q.answer) for seed in (0, 1) for q in ask_about(scene(MAX_SEED, i), MAX_SEED + seed, i)
+        }  # fmt: skip
+        for block in range(int(batch.blocks[i].max()) + 1):
+            here = batch.blocks[i] == block
+            if not here.any():
+                continue  # it did not fit
+            targets = batch.targets[i][here]
+            answer = data.tokenizer.decode(targets[targets != NOTHING].tolist(), skip_special_tokens=False)
+            text = data.tokenizer.decode(batch.ids[i][here].tolist(), skip_special_tokens=False)
+            question = text.split("<|im_end|>")[0].strip()
+            assert (question, answer.removesuffix("<|im_end|>")) in asked
+            assert answer.endswith("<|im_end|>")
+
+
+def test_labels_are_where_the_colours_are() -> None:
+    batch = batches(clips=20, length=0)[0]
+    size = CONFIG.clip.patch_size
+    patches = batch.frames.unflatten(3, (GRID, size)).unflatten(2, (GRID, size)).permute(0, 1, 2, 4, 3, 5, 6).float()
+    patches = patches.reshape(20, 16, GRID * GRID, size * size, 3)
+    distances = torch.stack([(patches - torch.tensor(c)).abs().amax(-1).amin(-1) for c in COLOURS.values()], dim=-1)
+    there = batch.colours > 0
+    own = distances[there].gather(1, batch.colours[there].unsqueeze(1) - 1)
+    assert (own < 45).float().mean() > 0.95  # one pixel of the colour; a patch at a corner of its object may have none
+    assert (distances[~there].amin(-1) < 45).float().mean() < 0.15  # the edge of an object in the next patch
+
+
+def test_an_interrupted_training_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = tuple(replace(stage, steps=2, batch=1) for stage in STAGES)
+
+    class Stop(Exception):
+        pass
+
+    train(tmp_path / "whole", tmp_path / "a", 3, 1, False, stages)
+    monkeypatch.setattr("training.train.SAVE_EVERY_S", -1.0)
+    count = 0
+
+    def stop(*args: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.train.Reports.add", stop)
+        with pytest.raises(Stop):
+            train(tmp_path / "cut", tmp_path / "b", 3, 1, False, stages)
+    assert not (tmp_path / "cut").exists()
+    train(tmp_path / "cut", tmp_path / "b", 3, 1, False, stages)
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert sum(t.nbytes for t in whole.values()) < 12e6
+    start, other = load_model(tmp_path / "whole"), random_model(CONFIG, 3)
+    same = [torch.equal(a, b) for a, b in zip(start.parameters(), other.parameters(), strict=True)]
+    assert not any(same)  # every parameter was trained
