@@ -5,7 +5,7 @@ BUNDLE := bundles/tiny
 QUESTION := What happens in this video?
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz train-tiny kernels lint clean
+.PHONY: help demo test test-slow fuzz train-tiny kernels lint clean scoreboard
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ fuzz: .venv/dev ## over ten thousand damaged manifests, tokenizers, questions, v
 
 train-tiny: .venv/runtime ## train the embedded default on drawn clips; started again, it goes on (docs/training.md)
 	$(BIN)/python -m training.train training/tiny
+
+scoreboard: .venv/dev bundles/half/manifest.json ## the whole 0.5B pipeline beside eager PyTorch, ONNX Runtime and llama.cpp
+	$(BIN)/python benchmarks/scoreboard.py bundles/half
+
+bundles/half/manifest.json: .venv/runtime
+	$(BIN)/mvgpt export random:0.5b -o bundles/half --recipe mobile
 
 kernels: .venv/python ## compile the ExecuTorch operators (installing does it too)
 	$(BIN)/python -m mvgpt_runtime.kernels build

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 from mvgpt_export.models.video_gpt import VideoGPT
-from mvgpt_export.quant import RECIPES
-from mvgpt_export.stages import example_inputs, stage_module
+from mvgpt_export.models.videomamba import Block, VideoMamba
+from mvgpt_export.stages import KERNELS, example_inputs
 from mvgpt_runtime.contract import Geometry
 
 
 def onnx_file(model: VideoGPT, geometry: Geometry, stages: tuple[str, ...], path: Path) -> None:
-    """Stages, each the next one's input, as one graph of the stock form (scans become Scan nodes); all outputs."""
-    network = Chain([stage_module(model, stage, geometry, "stock", RECIPES["fp32"]) for stage in stages]).eval()
+    """Stages, each the next one's input, as one graph; all outputs. The eager networks, whose norms ONNX Runtime has
+    operators for, with the stock form of the scan, which becomes Scan nodes."""
+    network = Chain([copy.deepcopy(getattr(model, stage)) for stage in stages]).eval()
+    for module in list(network.modules()):
+        if isinstance(module, VideoMamba):
+            for block in module.layers:
+                assert isinstance(block, Block)
+                block.mixer = KERNELS["stock"].mixer(block.mixer)
     inputs = example_inputs(stages[0], geometry)
     with torch.no_grad():
         program = torch.onnx.export(
