@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from mvgpt_export.config import NAMED_CONFIGS, ModelConfig
-from mvgpt_export.models.video_gpt import VideoGPT
+from mvgpt_export.config import NAMED_CONFIGS
+from mvgpt_runtime.bench.estimate.devices import HERE, Device
+from mvgpt_runtime.bench.estimate.roofline import estimate
+from mvgpt_runtime.manifest import Bundle
 from scoreboard_jobs import FEATURES, FILES, SHORT, TOKENS
 from slm_peers import measure_llama_cpp, read_bandwidth, run_alone
-from torch.utils.flop_counter import FlopCounterMode
 
 FOLDER = Path("build/benchmarks/scoreboard")
 JOBS = Path(__file__).with_name("scoreboard_jobs.py")
@@ -101,50 +101,21 @@ def cosine(job: str, array: str) -> float:
     return float(got @ expected / np.sqrt((got @ got) * (expected @ expected)))
 
 
-def operations(config: ModelConfig, positions: int) -> dict[str, dict[str, float]]:
-    """Multiplications and additions in linear layers, and in other products of matrices, by row of the table."""
-    with torch.device("meta"):
-        model = VideoGPT(config)
-        pipeline, side = config.pipeline, config.clip.image_size
-        frames = torch.empty(pipeline.num_frames, side, side, 3, dtype=torch.uint8)
-        key = torch.empty(config.geometry().key_frames, side, side, 3, dtype=torch.uint8)
-        inputs = {"image": (frames, torch.empty(len(frames))), "video": (key, torch.empty(len(key)))}
-        model.video_encoder.layers = model.video_encoder.layers[:1]  # its scan is a loop; the layers are alike
-    found = {}
-    for name, stages in FILES.items():
-        totals = {"linear": 0.0, "other": 0.0}
-        given = inputs[name]
-        for stage in stages:
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                given = (getattr(model, stage)(*given),)
-            for module, counts in counter.get_flop_counts().items():
-                if module != "Global":
-                    continue
-                for operator, count in counts.items():
-                    totals["other" if "bmm" in str(operator) else "linear"] += count
-            if stage == "video_encoder":
-                layer = sum(counter.get_flop_counts().get("VideoMamba.layers.0", {}).values())
-                totals["linear"] += layer * (config.video.depth - 1)
-        found[name] = totals
-    text = config.text
-    linear = sum(p.numel() for name, p in model.language_model.layers.named_parameters() if name.endswith("weight"))
-    attention = 4 * text.layers * text.heads * text.head_dim * positions**2 / 2  # causal: half of the square
-    found["prefill"] = {"linear": 2.0 * linear * positions, "other": attention}
-    return found
-
-
-def floors(rates: Figures, bundle: Path, positions: int) -> Figures:
-    """What no arrangement of the same arithmetic passes: products at XNNPACK's rates, weights and cache read once."""
-    config = NAMED_CONFIGS["0.5b"]
-    counts = operations(config, positions)
-    schemes = {"image": "8da8w", "video": "8da8w", "prefill": "8da4w-32"}
-    found = {n: c["linear"] / rates[schemes[n]] + c["other"] / rates["fp32"] for n, c in counts.items()}
-    text = config.text
-    weights, row = (bundle / "slm.pte").stat().st_size, 2 * text.layers * text.kv_heads * text.head_dim * 2
-    for name, depth in (("decode_short", SHORT), ("decode_full", positions)):
-        found[name] = rates["bandwidth"] / (weights + depth * row)
-    found["ttft"] = found["image"] + found["video"] + found["prefill"]
-    return found
+def floors(rates: Figures, bundle: Path, threads: int) -> Figures:
+    """What no arrangement of the same arithmetic passes: `mvgpt estimate` with this run's limits."""
+    macs = {name: rate / 2 for name, rate in rates.items() if name != "bandwidth"}
+    found = estimate(Bundle.open(bundle), Device(HERE, rates["bandwidth"], macs, threads, "measured"))
+    stages = {row.stage: row.floor_ms / 1e3 for row in found.stages if row.stage != "text_decoder"}
+    prefill, question = [row.floor_ms / 1e3 for row in found.stages if row.stage == "text_decoder"][:2]
+    (short, full) = [rate for name, rate in found.headlines.items() if name.startswith("decode")]
+    return {
+        **{name: sum(stages[stage] for stage in parts) for name, parts in FILES.items()},
+        "prefill": prefill + question,
+        "decode_short": short,
+        "decode_full": full,
+        "ttft": found.headlines["first_time_to_first_token_ms"] / 1e3,
+        "follow_up": found.headlines["follow_up_time_to_first_token_ms"] / 1e3,
+    }
 
 
 def bars(figures: dict[str, Figures]) -> list[tuple[str, float, float]]:
@@ -178,7 +149,7 @@ def table(figures: dict[str, Figures], floor: Figures) -> str:
             ratio = ""
             if ours and name != OURS:
                 ratio = f" ({ours / value if row.higher_is_better else value / ours:.2f} ×)"
-            cells.append(f"{value * row.scale:,.4g} {row.unit}{ratio}")
+            cells.append(f"{_number(value * row.scale)} {row.unit}{ratio}")
         limit = ""
         if ours and row.figure in floor:
             limit = f"{ours / floor[row.figure] if row.higher_is_better else floor[row.figure] / ours:.0%}"
@@ -189,6 +160,10 @@ def table(figures: dict[str, Figures], floor: Figures) -> str:
             cells = [f"{cosine(n, array):.5f}" if "image" in figures[n] else "" for n in names]
             lines.append(f"| cosine to eager float32, {what} | " + " | ".join(cells) + " | |")
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def machine() -> str:
@@ -222,7 +197,7 @@ def main() -> int:
             stored.write_text(json.dumps(report, indent=1))
     figures = {job: best(entry["rounds"]) for job, entry in report.items() if entry["rounds"]}
     if OURS in figures and LIMITS in figures:
-        floor = floors(figures[LIMITS], arguments.bundle, int(figures[OURS]["positions"]))
+        floor = floors(figures[LIMITS], arguments.bundle, arguments.threads)
         print(f"limits: {json.dumps({k: round(v / 1e9, 1) for k, v in figures[LIMITS].items()})} (10⁹ per second)")
     else:
         floor = {}
