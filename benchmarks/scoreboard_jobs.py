@@ -102,6 +102,7 @@ def eager(dtype: str, threads: int, folder: Path) -> dict[str, Any]:
     import transformers
     from mvgpt_export.sources import open_source
     from mvgpt_runtime import contract, video
+    from slm_peers import hugging_face_config
 
     before = resident("VmRSS")
     torch.set_num_threads(threads)
@@ -109,17 +110,7 @@ def eager(dtype: str, threads: int, folder: Path) -> dict[str, Any]:
     model, tokenizer = source.model, source.tokenizer
     assert tokenizer is not None
     config, pipeline = model.config.text, model.config.pipeline
-    shape = transformers.Qwen2Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        rms_norm_eps=config.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        tie_word_embeddings=config.tied,
-    )
+    shape = hugging_face_config(config)
     half = dtype == "bfloat16"
     with torch.device("meta"):
         language = transformers.Qwen2ForCausalLM(shape)

@@ -188,6 +188,20 @@ def measure_llama_cpp(
     }
 
 
+def hugging_face_config(config: Qwen2Config) -> transformers.Qwen2Config:
+    return transformers.Qwen2Config(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.mlp_width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        rms_norm_eps=config.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        tie_word_embeddings=config.tied,
+    )
+
+
 def measure_hugging_face(
     config: Qwen2Config,
     threads: int,
@@ -196,15 +210,7 @@ def measure_hugging_face(
     decode_tokens: int = 8,
 ) -> dict[str, Any]:
     """transformers in float32, from a bfloat16 checkpoint as the published ones are."""
-    shape = transformers.Qwen2Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        tie_word_embeddings=config.tied,
-    )
+    shape = hugging_face_config(config)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         transformers.Qwen2ForCausalLM(shape).bfloat16().save_pretrained(folder)

@@ -49,6 +49,10 @@ def test_encoders_multiply_as_torch_counts(stage: str, tiny_bundle: Bundle, eage
     if stage == "video_encoder":  # eager convolutions go on into their padding, d_conv - 1 rows that are cut off
         video = TINY.video
         expected -= 2 * video.depth * (video.d_conv - 1) * video.d_inner * video.d_conv
+        expected += (video.depth + 1) * (1 + video.frames * video.patches) * video.width  # a norm's mean is a product
+    elif stage == "image_encoder":  # where layer norms have two, before each block's halves and before the first
+        norms = sum(isinstance(module, nn.LayerNorm) for module in eager.image_encoder.modules())
+        expected += 2 * norms * (1 + TINY.clip.patches) * TINY.clip.width
     assert Counts(tiny_bundle).work(stage).macs == {"fp32": expected}
 
 
@@ -132,9 +136,10 @@ def test_recipes_change_arithmetic_and_bytes_only(
     elif stage == "text_decoder":  # and the ones that sums of squares are multiplied by
         assert sum(numbers.values()) * 4 == whole.weights["fp32"]
         assert packed.weight_bytes < whole.weight_bytes / 5
-    else:  # float16 that is multiplied in float32 is widened at load
-        assert packed.widened_bytes == packed.weights["fp32"] > 0
-        assert packed.weights.total() * 2 == whole.weights["fp32"]
+    else:  # float16 that is multiplied in float32 is widened at load; the row of the means is float32
+        row = 4 * TINY.clip.width
+        assert packed.widened_bytes + row == packed.weights["fp32"]
+        assert (packed.weights.total() - row) * 2 == whole.weights["fp32"] - row
 
 
 def test_a_floor_is_the_larger_of_computing_and_reading(tiny_bundle: Bundle) -> None:

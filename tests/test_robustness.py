@@ -261,8 +261,9 @@ def _cancelling(session: Session) -> Iterator[list[float]]:
 
 
 def test_cancel_from_another_thread(tiny_bundle: Bundle, sample_clip: Path) -> None:
-    """While it loads a video, and in an answer that would take a second or more."""
-    session = Session(tiny_bundle)
+    """While it loads a video, and in an answer that nothing else ends before the KV cache is full."""
+    endless = tiny_bundle.manifest.model_copy(update={"stop_ids": ()})
+    session = Session(Bundle(tiny_bundle.folder, endless))
     session.load_video(sample_clip)
     for _ in range(3):
         answer = session.ask("Go on?", max_new_tokens=10**9, repetition_penalty=1000.0)

@@ -90,7 +90,8 @@ def _print_result(result: Result, to_stderr: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .summary import rows, warnings
+    from .report.entries import entries, warnings
+    from .summary import rows
 
     console = Console(stderr=to_stderr, highlight=False, markup=False)
     console.width = max(console.width, 100)  # a narrow terminal wraps lines, which is easier to read than cut cells
@@ -109,5 +110,5 @@ def _print_result(result: Result, to_stderr: bool) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(f"peak memory {result.peak_memory_bytes / 1e6:.0f} MB ({result.memory_metric} of the whole process)")
-    for text in warnings(result):
+    for text in warnings(*entries([result])):
         console.print(f"warning: {text}", style="yellow")
