@@ -30,11 +30,10 @@ class Graph:
 
 def show(bundle: Bundle, graph: bool, profiled: bool, threads: int | None, as_json: bool) -> None:
     """Print what was asked for, as text or as one JSON object."""
-    if bundle.manifest.backend != "xnnpack":
+    if (backends := bundle.manifest.backends) != ("xnnpack",):
         raise MvgptError(
-            "only ExecuTorch programs can be looked into", stage="inspect", expected="xnnpack",
-            got=bundle.manifest.backend,
-        )  # fmt: skip
+            "only ExecuTorch programs can be looked into", stage="inspect", expected="xnnpack", got=", ".join(backends)
+        )
     graphs = stage_graphs(bundle) if graph else {}
     profiles = _profile_with_status(bundle, threads) if profiled else []
     if as_json:
