@@ -38,7 +38,7 @@ from .parity import verify as verify_bundle
 from .quant import HALF_ARITHMETIC, HALF_TABLE, RECIPES, Recipe
 from .samples import range_frames
 from .sources import Source, open_source, weight_digests
-from .stages import default_kernels, dynamic_shapes, example_inputs, unit_modules
+from .stages import FORMS, default_kernels, unit_modules
 from .tokenizer import compact, special_ids
 
 # Operators that a scheme brings with it.
@@ -92,11 +92,12 @@ def export_bundle(
     geometry = source.model.config.geometry(max_context)
     # Before the long work, so that an unfit tokenizer costs nothing.
     ids, stop_ids = special_ids(source.tokenizer, geometry.vocab_size) if source.tokenizer else ({}, ())
-    for rule in RECIPES[recipe].rules:
-        if rule.scheme == HALF_ARITHMETIC:
-            frames = range_frames(geometry.image_size)
-            peak = check_range(rule.stage, getattr(source.model, rule.stage), rule.layers, frames)
-            progress(f"largest activation in float16 is {peak.value:.1f} of {LARGEST:.0f}", 0, len(steps))
+    halves = {rule.stage: rule.layers for rule in RECIPES[recipe].rules if rule.scheme == HALF_ARITHMETIC}
+    if recipe in BACKENDS[target.backends["image_encoder"]].half:
+        halves["image_encoder"] = ".*"
+    for stage, layers in halves.items():
+        peak = check_range(stage, getattr(source.model, stage), layers, range_frames(geometry.image_size))
+        progress(f"largest activation in float16 is {peak.value:.1f} of {LARGEST:.0f}", 0, len(steps))
     with folder_in_the_making(output) as folder:
         lowered: dict[str, LoweredUnit] = {}
         for i, unit in enumerate(contract.UNITS, start=1):
@@ -145,12 +146,8 @@ def export_unit(
         modules = unit_modules(source.model, stages, geometry, form, recipe, prompts, report)
         for name, module in modules.items():
             report(f"trace {name}")
-            programs[name] = torch.export.export(
-                module,
-                example_inputs(name, geometry),
-                dynamic_shapes=dynamic_shapes(name, geometry),
-                strict=False,
-            )
+            for method, (inputs, shapes) in FORMS[form].calls(name, geometry).items():
+                programs[method] = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     lowered = BACKENDS[backend].lower(programs, recipe, geometry, path, report)
     for name, method in lowered.methods.items():
         if backend not in delegation.ALLOWED:

@@ -20,13 +20,13 @@ from .rounding import round_groups
 
 if TYPE_CHECKING:
     import torch
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
 
 
 Moments = Iterable[tuple[list[str], "torch.Tensor"]]
 
-HALF_ARITHMETIC, HALF_TABLE = "16a16w", "16w"
-WEIGHT_BITS = {HALF_ARITHMETIC: 16, HALF_TABLE: 16, "32a16w": 16, "8da8w": 8, "8da4w": 4}
+HALF_ARITHMETIC, HALF_TABLE, HALF_WEIGHTS = "16a16w", "16w", "32a16w"
+WEIGHT_BITS = {HALF_ARITHMETIC: 16, HALF_TABLE: 16, HALF_WEIGHTS: 16, "8da8w": 8, "8da4w": 4}
 """By scheme, without its groups."""
 WITH_LINEAR_LAYERS = ("image_encoder", "video_encoder", "image_projector", "video_projector", "text_decoder")
 
@@ -124,11 +124,14 @@ RECIPES = {
 }
 
 
-def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | None = None) -> int:
+def quantize(
+    module: nn.Module, stage: str, recipe: Recipe, moments: Moments | None = None, *, weights_only: bool = False
+) -> int:
     """Quantize the linear layers of an exported stage in place; how many there were.
 
     `moments` gives the layers in the order of computation with their inputs' moments (`calibration.Calibration`),
-    which 4-bit rounding uses; each layer is quantized before the next is asked for.
+    which 4-bit rounding uses; each layer is quantized before the next is asked for. `weights_only`: layers with integer
+    weights get no integer activations, and rules without integers are left to whoever lowers the stage.
 
     Raises:
         MvgptError: a rule that matches no layer or does not fit one, or a layer that `moments` does not give.
@@ -136,6 +139,8 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | N
     linear = {name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     rules: dict[str, Rule] = {}
     for rule in recipe.rules_for(stage):
+        if weights_only and rule.scheme in (HALF_TABLE, HALF_ARITHMETIC, HALF_WEIGHTS):
+            continue
         if rule.scheme == HALF_TABLE:
             _store_in_half(module, rule)
             continue
@@ -153,7 +158,7 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | N
     for names, moment in [(list(schemes), None)] if moments is None else moments:
         for name in names:
             if name in schemes:
-                _quantize_layer(module, name, schemes.pop(name), moment)
+                _quantize_layer(module, name, schemes.pop(name), moment, weights_only)
     if schemes:
         raise MvgptError("layers without calibration were not quantized", stage=stage, got=", ".join(schemes))
     return len(rules)
@@ -186,13 +191,13 @@ def _finite_half(weight: torch.Tensor, name: str) -> torch.Tensor:
     return half
 
 
-def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
+def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None, weights_only: bool) -> None:
     import torch  # a second to import with torchao, and only needed here
     from torchao.quantization import quantize_
 
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
-    if scheme == "32a16w":
+    if scheme == HALF_WEIGHTS:
         layer.weight = nn.Parameter(_finite_half(layer.weight, name).float(), requires_grad=False)
         return
     weight, group = layer.weight, int(scheme.partition("-")[2] or layer.in_features)
@@ -204,21 +209,24 @@ def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Ten
             got=weight.shape[1],
             remedy="export with another recipe: int8 has no groups",
         )
-    quantize_(module, _config(scheme), lambda _, at: at == name)
+    quantize_(module, _config(scheme, weights_only), lambda _, at: at == name)
     if "4w-" in scheme:  # torchao's container with values and scales of our own
-        # XNNPACK stores the scales of groups as bfloat16, which must be positive.
-        values, scales = round_groups(weight, group, torch.bfloat16, signed=False, moment=moment)
+        # XNNPACK stores the scales of groups as bfloat16, which must be positive; CoreML as float16.
+        storage = torch.float16 if weights_only else torch.bfloat16
+        values, scales = round_groups(weight, group, storage, signed=False, moment=moment)
         quantized: Any = layer.weight
         quantized.qdata, quantized.scale = values, scales.to(quantized.scale.dtype)
 
 
-def _config(scheme: str) -> Int8DynamicActivationIntxWeightConfig:
+def _config(scheme: str, weights_only: bool) -> Int8DynamicActivationIntxWeightConfig | IntxWeightOnlyConfig:
     """torchao's configuration for the name of a scheme with integers."""
     import torch
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
     from torchao.quantization.granularity import Granularity, PerAxis, PerGroup
 
     kind, _, group = scheme.partition("-")
     dtypes: dict[str, torch.dtype] = {"8da8w": torch.int8, "8da4w": torch.int4}  # type: ignore[attr-defined]  # not in the stubs
     granularity: Granularity = PerGroup(int(group)) if group else PerAxis(0)
+    if weights_only:
+        return IntxWeightOnlyConfig(weight_dtype=dtypes[kind], granularity=granularity)
     return Int8DynamicActivationIntxWeightConfig(weight_dtype=dtypes[kind], weight_granularity=granularity)

@@ -14,6 +14,7 @@ import torch
 from mvgpt_runtime import contract
 from mvgpt_runtime import kernels as runtime_kernels
 from mvgpt_runtime.contract import Geometry
+from mvgpt_runtime.engines.coreml import ONE_ROW
 from torch import nn
 from torch.export import Dim
 
@@ -26,6 +27,7 @@ from .models.videomamba import Block, Mixer, VideoMamba
 from .norms import DelegatedLayerNorm, DelegatedRMSNorm
 from .ops.selective_scan import selective_scan_stock
 from .quant import Recipe, quantize
+from .stateful_decoder import ByteTableEmbedding, ByteTableHead, StatefulDecoder
 from .text_decoder import (
     ByteEmbedding,
     CachedAttention,
@@ -49,17 +51,62 @@ DELEGATED: dict[type[nn.Module], Callable[..., nn.Module]] = {
 }
 
 
+Call = tuple[tuple[torch.Tensor, ...], tuple[dict[int, Dim], ...] | None]
+"""Example inputs and dynamic shapes, for torch.export."""
+
+
+def contract_calls(name: str, geometry: Geometry) -> dict[str, Call]:
+    """By method, what it is traced with: a stage is one method of the contract's shapes."""
+    return {name: (example_inputs(name, geometry), dynamic_shapes(name, geometry))}
+
+
+def coreml_calls(name: str, geometry: Geometry) -> dict[str, Call]:
+    """Fixed shapes in CoreML's dtypes: a language stage is a method for as many rows as a frame has, and one for 1."""
+
+    def like(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        dtypes = {torch.uint8: torch.float32, torch.int64: torch.int32}
+        return tuple(t.to(dtypes.get(t.dtype, t.dtype)) for t in inputs)
+
+    inputs = like(example_inputs(name, geometry))
+    if name not in contract.LANGUAGE_STAGES:
+        return {name: (inputs, None)}
+    calls: dict[str, Call] = {}
+    for method, rows in ((name, call_rows(geometry)), (name + ONE_ROW, 1)):
+        call = (inputs[0][:, :rows], *inputs[1:])
+        if name == "text_decoder":
+            call = (*call, torch.zeros(1, dtype=torch.int32))  # last_row
+        calls[method] = (call, None)
+    return calls
+
+
+def call_rows(geometry: Geometry) -> int:
+    """Rows of a language stage's call in CoreML: a frame's, which nearly all of a prompt comes in."""
+    return max(2, min(geometry.image_tokens, geometry.prefill_chunk))
+
+
+def _stateful(decoder: TextDecoder, geometry: Geometry, recipe: Recipe) -> nn.Module:
+    positions = geometry.max_context + call_rows(geometry) - 1
+    return StatefulDecoder(decoder, positions, exact=not recipe.half_kv_cache).eval()
+
+
 @dataclass(frozen=True)
 class Form:
     """What of the networks a backend wants otherwise than the eager model has it."""
 
     mixer: Callable[[Mixer], nn.Module]
     attention: type[CachedAttention]
-    head: type[TableHead] | None = None  # None: the head is a linear layer like the others
+    head: Callable[..., nn.Module] | None = (
+        None  # of tables with few bits; None: the head is a linear layer like the others
+    )
     layers: Mapping[type[nn.Module], Callable[..., nn.Module]] = field(default_factory=dict)  # by what they replace
     # Whether linear layers and tables are stored by the recipe here, in torchao's form. Otherwise all is float32, and
     # the backend quantizes what it lowered.
     quantized: bool = True
+    # Only weights are quantized, to integers; float16 is the backend's.
+    weights_only: bool = False
+    calls: Callable[[str, Geometry], dict[str, Call]] = contract_calls
+    # What becomes of the language model, quantized, for a KV cache of another kind.
+    decoder: Callable[[TextDecoder, Geometry, Recipe], nn.Module] | None = None
 
 
 def _stock_mixer(mixer: Mixer) -> nn.Module:
@@ -77,6 +124,9 @@ def _fused_mixer(mixer: Mixer) -> nn.Module:
 FORMS = {
     "fused": Form(_fused_mixer, FusedAttention, TableHead, DELEGATED),
     "stock": Form(_stock_mixer, StockAttention, None, DELEGATED),
+    "coreml": Form(
+        _stock_mixer, CachedAttention, ByteTableHead, weights_only=True, calls=coreml_calls, decoder=_stateful
+    ),
 }
 
 
@@ -105,7 +155,8 @@ def unit_modules(
     modules: dict[str, nn.Module] = {}
     for name in names:
         if name == "text_decoder" and decoder:
-            modules[name] = decoder
+            wrap = FORMS[form].decoder
+            modules[name] = wrap(decoder, geometry, recipe) if wrap else decoder
         elif name == "token_embedding":
             modules[name] = token_embedding(model, form, recipe, decoder)
         else:
@@ -134,7 +185,7 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, form: str, reci
                 if isinstance(child, kind):
                     setattr(parent, child_name, other(child))
     if FORMS[form].quantized:
-        quantize(module, name, recipe)
+        quantize(module, name, recipe, weights_only=FORMS[form].weights_only)
     return module.eval()
 
 
@@ -158,7 +209,7 @@ def text_decoder(
     if table:
         module.lm_head = nn.Identity()  # no linear layer, so no rule is for it
     calibration = None if prompts is None else Calibration(module, prompts, report)
-    quantize(module, "text_decoder", recipe, calibration)
+    quantize(module, "text_decoder", recipe, calibration, weights_only=parts.weights_only)
     if table:
         module.lm_head = table(weight, recipe.embedding_group, calibration.head if calibration else None)
     return module.eval()
@@ -169,6 +220,12 @@ def token_embedding(model: VideoGPT, form: str, recipe: Recipe, decoder: TextDec
     network = model.language_model
     module, weight = TokenEmbedding(network), network.embed_tokens.weight
     if not FORMS[form].quantized:
+        return module.eval()
+    if FORMS[form].weights_only:
+        if recipe.embedding_bits <= 8:
+            shared = decoder.lm_head if decoder and network.config.tied else ByteTableHead(weight)
+            assert isinstance(shared, ByteTableHead)
+            module.embed_tokens = ByteTableEmbedding(shared.table, shared.scales)
         return module.eval()
     if recipe.embedding_bits == 4:
         head = decoder.lm_head if decoder and network.config.tied else None

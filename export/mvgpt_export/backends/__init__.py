@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvgpt_runtime.contract import UNITS, Geometry
+from mvgpt_runtime.errors import MvgptError
 from torch.export import ExportedProgram
 
 from ..quant import RECIPES, Recipe
@@ -52,6 +53,8 @@ class Backend:
     forms: tuple[str, ...]
     tools: tuple[str, ...]
     recipes: tuple[str, ...] = tuple(RECIPES)
+    # Of these, the ones with all arithmetic of the image encoder in float16, whatever their rules say.
+    half: tuple[str, ...] = ()
 
 
 def _xnnpack(
@@ -62,8 +65,29 @@ def _xnnpack(
     return xnnpack.lower(programs, recipe, geometry, path, report)
 
 
+def _coreml(
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+) -> LoweredUnit:
+    try:
+        from . import coreml  # imports coremltools, seconds
+    except ImportError as e:
+        raise MvgptError(
+            "coremltools is not installed", stage="export", got=e, remedy="pip install 'mvgpt[coreml]'"
+        ) from None
+
+    return coreml.lower(programs, recipe, geometry, path, report)
+
+
 BACKENDS = {
     "xnnpack": Backend(_xnnpack, ".pte", ("fused", "stock"), ("executorch", "torchao")),
+    "coreml": Backend(
+        _coreml,
+        ".mlpackage",
+        ("coreml",),
+        ("coremltools", "torchao"),
+        recipes=("fp32", "fp16", "mobile"),
+        half=("fp16", "mobile"),
+    ),
 }
 
 
@@ -79,8 +103,13 @@ class Target:
         return [name for name in RECIPES if all(name in BACKENDS[b].recipes for b in self.backends.values())]
 
 
+# CoreML has no loop that the video encoder's scan could be; spelled out, it is thousands of operators.
+_APPLE = {**dict.fromkeys(UNITS, "coreml"), "video_encoder": "xnnpack"}
+
 TARGETS = {
     "xnnpack": Target(dict.fromkeys(UNITS, "xnnpack")),
     # An app builds the operators in, so that an export without them is a mistake.
     "android": Target(dict.fromkeys(UNITS, "xnnpack"), kernels="fused"),
+    "coreml": Target(_APPLE),
+    "ios": Target(_APPLE, kernels="fused"),
 }

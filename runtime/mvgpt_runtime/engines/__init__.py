@@ -37,7 +37,13 @@ def _executorch(bundle: Bundle, threads: int | None) -> Engine:
     return ExecuTorchEngine(bundle, threads)
 
 
-ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {"xnnpack": _executorch}
+def _coreml(bundle: Bundle, threads: int | None) -> Engine:
+    from .coreml import CoreMLEngine
+
+    return CoreMLEngine(bundle, threads)
+
+
+ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {"xnnpack": _executorch, "coreml": _coreml}
 
 
 def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:

@@ -1,0 +1,146 @@
+"""Engine on CoreML packages: Apple's runtime on macOS, elsewhere the evaluator in mil/, which is exact and slow.
+
+Packages have fixed shapes and no integers of 8 or 64 bits; what the contract says otherwise is made good here: frames
+go in as float32, ids and positions as int32, and rows in calls of as many as a function takes, the last of them padded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import contract
+from ..contract import LANGUAGE_STAGES
+from ..errors import MvgptError
+from ..manifest import Bundle
+from . import check_inputs, check_stamp, return_freed_memory, zero_inputs
+
+ONE_ROW = "_1"
+"""Ends the name of a language stage's function for a single row; the one called as the stage takes many."""
+LAST_ROW = "last_row"
+"""Input of the text decoder besides the contract's: int32 [1], the last row that is no padding."""
+CASTS = {"uint8": np.float32, "int64": np.int32}
+"""By the contract's dtype, what CoreML has instead. All values that occur are exact in it."""
+
+
+class Model(Protocol):
+    """A loaded package, and its states."""
+
+    stamp: Any
+
+    def shape(self, function: str, name: str) -> tuple[int, ...]: ...
+
+    def predict(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+
+class CoreMLEngine:
+    """See `Engine`. `threads` has no meaning: CoreML chooses, and so does torch."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self._bundle = bundle
+        self._models: dict[str, Model] = {}  # by package
+
+    def load(self, stage: str) -> None:
+        file = self._bundle.manifest.stages[stage].file
+        if file not in self._models:
+            model = _open(self._bundle.file(file))
+            check_stamp(self._bundle, file, model.stamp)
+            self._models[file] = model
+
+    def unload(self, stage: str) -> None:
+        if self._models.pop(self._bundle.manifest.stages[stage].file, None) is not None:
+            return_freed_memory()
+
+    def prewarm(self, stage: str) -> None:
+        self.run(stage, zero_inputs(stage, self._bundle.geometry))
+
+    def run(self, stage: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        check_inputs(stage, inputs, self._bundle.geometry)
+        self.load(stage)
+        tensors = contract.stage(stage).inputs
+        given = {
+            t.name: array.astype(CASTS.get(t.dtype, array.dtype)) for t, array in zip(tensors, inputs, strict=True)
+        }
+        if stage not in LANGUAGE_STAGES:
+            return self._predict(stage, "", given)
+        parts = list(self._by_rows(stage, given))
+        return parts[-1] if stage == "text_decoder" else [np.concatenate([part[0] for part in parts], axis=1)]
+
+    def _by_rows(self, stage: str, given: dict[str, np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """The stage's outputs [1, rows, …] for as many rows at a time as a function takes."""
+        info = self._bundle.manifest.stages[stage]
+        name = contract.stage(stage).inputs[0].name
+        rows = given[name]
+        most = self._models[info.file].shape(info.method, name)[1]
+        for first in range(0, rows.shape[1], most):
+            part = rows[:, first : first + most]
+            count = part.shape[1]
+            call = {name: part}
+            if stage == "text_decoder":
+                call["start_pos"] = given["start_pos"] + np.int32(first)
+                call[LAST_ROW] = np.array([count - 1], np.int32)
+            if count > 1:
+                call[name] = np.concatenate([part, np.zeros((1, most - count, *part.shape[2:]), part.dtype)], axis=1)
+            outputs = self._predict(stage, ONE_ROW if count == 1 else "", call)
+            yield outputs if stage == "text_decoder" else [outputs[0][:, :count]]
+
+    def _predict(self, stage: str, suffix: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        info = self._bundle.manifest.stages[stage]
+        outputs = self._models[info.file].predict(info.method + suffix, inputs)
+        return [np.asarray(outputs[t.name]).astype(t.dtype) for t in contract.stage(stage).outputs]
+
+
+def _open(path: Path) -> Model:
+    try:
+        if sys.platform == "darwin":
+            return AppleModel(path)
+        from .mil.program import Package
+
+        return Package(path)
+    except ImportError as e:
+        raise MvgptError(
+            "coremltools is not installed", stage="bundle", got=e, remedy="pip install 'mvgpt[coreml]'"
+        ) from None
+
+
+class AppleModel:
+    """A package in Apple's runtime. Written against coremltools' documentation and not run: there was no Mac."""
+
+    def __init__(self, path: Path) -> None:
+        import json
+
+        from .mil.program import open_model
+
+        self._path, self._functions, self._state = path, dict[str, Any](), None
+        model = open_model(path)
+        self.stamp = json.loads(model.user_defined_metadata.get(contract.METADATA_METHOD, "null"))
+        description = model.get_spec().description
+        self._inputs = {f.name: f.input for f in description.functions} or {"main": description.input}
+
+    def shape(self, function: str, name: str) -> tuple[int, ...]:
+        return next(tuple(i.type.multiArrayType.shape) for i in self._inputs[self._name(function)] if i.name == name)
+
+    def predict(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        name = self._name(function)
+        if name not in self._functions:
+            from .mil.program import open_model
+
+            self._functions[name] = open_model(self._path, None if name == "main" else name, load=True)
+        model = self._functions[name]
+        if not any(i.type.HasField("stateType") for i in self._description(name)):
+            return dict(model.predict(dict(inputs)))
+        if self._state is None:  # one for all functions, which declare the same states
+            self._state = model.make_state()
+        return dict(model.predict(dict(inputs), state=self._state))
+
+    def _name(self, function: str) -> str:
+        return function if function in self._inputs else "main"
+
+    def _description(self, function: str) -> Any:
+        description = self._functions[function].get_spec().description
+        found = [f.state for f in description.functions if f.name == function]
+        return found[0] if found else description.state

@@ -1,0 +1,200 @@
+"""A saved CoreML package: its functions, run operator by operator; they share weights and states."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ... import contract
+from ...errors import MvgptError
+from .operators import DTYPES, OPERATORS
+
+STATE_OPERATORS = ("read_state", "coreml_update_state")
+SUMS = ("linear", "conv")  # they compute in float32
+SHARED_BYTES = 1 << 16  # constants from this size on are looked for in other functions
+
+Values = dict[str, Any]
+
+
+class Package:
+    """Loads every function of a `.mlpackage`, with states of zeros.
+
+    Attributes:
+        stamp: what the package says of itself (`contract.stamp`), None if it says nothing.
+
+    Raises:
+        MvgptError: no such package, or an operator that is not in OPERATORS.
+    """
+
+    def __init__(self, path: Path) -> None:
+        model = open_model(path)
+        self.stamp = json.loads(model.user_defined_metadata.get(contract.METADATA_METHOD, "null"))
+        spec, pool = model.get_spec(), dict[tuple[Any, ...], torch.Tensor]()
+        try:
+            from coremltools.converters.mil.frontend.milproto.load import load
+
+            program = load(spec, spec.specificationVersion, file_weights_dir=model.weights_dir or "")
+            self._functions = {name: Function(f, path.name, pool) for name, f in program.functions.items()}
+        except (ValueError, RuntimeError, KeyError, AssertionError, NotImplementedError, OSError) as e:
+            raise unreadable(path, e) from None
+        self._states: dict[str, torch.Tensor] = {}
+        for function in self._functions.values():
+            for name, (shape, dtype) in function.states.items():
+                self._states.setdefault(name, torch.zeros(shape, dtype=dtype))
+
+    def shape(self, function: str, name: str) -> tuple[int, ...]:
+        """Of an input."""
+        return self._function(function).inputs[name][0]
+
+    def predict(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name; states go on to the next call, of whichever function."""
+        return self._function(function).run(inputs, self._states)
+
+    def _function(self, name: str) -> Function:
+        """A package of one function does not say what it is called."""
+        return self._functions[name] if len(self._functions) > 1 else next(iter(self._functions.values()))
+
+
+class Function:
+    """One function, as the order of its operators with what each can free afterwards."""
+
+    def __init__(self, function: Any, package: str, pool: dict[tuple[Any, ...], torch.Tensor]) -> None:
+        self.inputs: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        self.states: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        for name, var in function.inputs.items():
+            kind = var.sym_type
+            is_state = hasattr(kind, "wrapped_type")
+            tensor = kind.wrapped_type() if is_state else kind
+            where = self.states if is_state else self.inputs
+            where[name] = (tuple(map(int, tensor.get_shape())), _dtype(tensor.get_primitive()))
+        self._package = package
+        self.outputs = [var.name for var in function.outputs]
+        self._constants: Values = {}
+        self._steps: list[tuple[Any, list[str]]] = []
+        for op in function.operations:
+            if op.op_type == "const":
+                self._constants[op.outputs[0].name] = _constant(op.outputs[0], pool)
+            elif op.op_type not in OPERATORS and op.op_type not in STATE_OPERATORS:
+                raise MvgptError(
+                    "this runtime cannot evaluate an operator of the CoreML program",
+                    stage=package,
+                    got=f"{op.op_type} ({op.name})",
+                    remedy="run the package on macOS, or add the operator to engines/mil/operators.py",
+                )
+            elif op.op_type.startswith("constexpr_"):
+                value = OPERATORS[op.op_type](**self._arguments(op, self._constants))
+                self._constants[op.outputs[0].name] = _shared(_for_sums(op.outputs[0], value), pool)
+            else:
+                self._steps.append((op, []))
+        self._plan_freeing()
+
+    def run(self, inputs: Mapping[str, np.ndarray], states: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        values: Values = dict(self._constants)
+        for name, (shape, dtype) in self.inputs.items():
+            values[name] = torch.from_numpy(np.ascontiguousarray(inputs[name])).to(dtype).reshape(shape)
+        with torch.no_grad():
+            for op, dead in self._steps:
+                if op.op_type == "read_state":
+                    results: Any = states[op.input.name]
+                elif op.op_type == "coreml_update_state":
+                    results = states[op.state.name] = values[op.value.name]
+                else:
+                    results = self._evaluate(op, values)
+                made = results if isinstance(results, tuple) else (results,)
+                for var, value in zip(op.outputs, made, strict=True):
+                    values[var.name] = value
+                for name in dead:
+                    del values[name]
+        return {name: values[name].numpy().copy() for name in self.outputs}
+
+    def _evaluate(self, op: Any, values: Values) -> Any:
+        try:
+            return OPERATORS[op.op_type](**self._arguments(op, values))
+        except (ValueError, RuntimeError, TypeError, IndexError) as e:
+            raise MvgptError(
+                "an operator of the CoreML program cannot be evaluated",
+                stage=self._package,
+                expected=f"{op.op_type} ({op.name})",
+                got=e,
+            ) from None
+
+    def _arguments(self, op: Any, values: Values) -> Values:
+        arguments: Values = {}
+        for name, given in op.inputs.items():
+            if given is None:
+                continue
+            if isinstance(given, (tuple, list)):
+                arguments[name] = [values[var.name] for var in given]
+            else:
+                arguments[name] = values[given.name]
+        return arguments
+
+    def _plan_freeing(self) -> None:
+        kept = {*self._constants, *self.outputs, *self.states}
+        for op, dead in reversed(self._steps):
+            names = {var.name for var in (*_inputs(op), *op.outputs)} - kept
+            dead += sorted(names)
+            kept |= names
+
+
+def open_model(path: Path, function: str | None = None, *, load: bool = False) -> Any:
+    """The package as coremltools has it; `load` compiles it, which only macOS can."""
+    import coremltools
+
+    try:
+        return coremltools.models.MLModel(str(path), function_name=function, skip_model_load=not load)
+    except Exception as e:  # noqa: BLE001  protobuf's and coremltools' own, of no common kind
+        raise unreadable(path, e) from None
+
+
+def unreadable(path: Path, reason: object) -> MvgptError:
+    return MvgptError(
+        f"{path.name} cannot be read as a CoreML package",
+        stage="bundle",
+        got=str(reason)[:300],
+        remedy="copy or export the bundle again",
+    )
+
+
+def _inputs(op: Any) -> Iterator[Any]:
+    for given in op.inputs.values():
+        if given is not None:
+            yield from given if isinstance(given, (tuple, list)) else (given,)
+
+
+def _dtype(primitive: Any) -> torch.dtype:
+    from coremltools.converters.mil.mil import types
+
+    return DTYPES[types.builtin_to_string(primitive)]
+
+
+def _constant(var: Any, pool: dict[tuple[Any, ...], torch.Tensor]) -> Any:
+    value = var.val
+    if isinstance(value, (str, np.str_)):
+        return str(value)
+    array = np.asarray(value)
+    if array.dtype.metadata:  # coremltools marks integers of 4 bits so; they lie in 8
+        array = array.astype(array.dtype.base)
+    if array.dtype in (np.uint16, np.uint32, np.int64):
+        array = array.astype(np.int32)
+    return _shared(_for_sums(var, torch.from_numpy(np.array(array))), pool)
+
+
+def _for_sums(var: Any, value: torch.Tensor) -> torch.Tensor:
+    """Weights that nothing reads but sums, as these want them: widened once instead of at every call."""
+    only = bool(var.child_ops) and all(op.op_type in SUMS for op in var.child_ops)
+    return value.float() if only and value.dtype == torch.float16 else value
+
+
+def _shared(value: torch.Tensor, pool: dict[tuple[Any, ...], torch.Tensor]) -> torch.Tensor:
+    """The same constant of another function of the package, if there is one."""
+    if value.nbytes < SHARED_BYTES:
+        return value
+    key = (value.dtype, value.shape, hashlib.blake2b(value.contiguous().numpy().data).digest())
+    return pool.setdefault(key, value)
