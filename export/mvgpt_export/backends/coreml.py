@@ -19,13 +19,13 @@ import torch
 from mvgpt_runtime import contract
 from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.engines.coreml import CASTS, LAST_ROW, ONE_ROW
-from mvgpt_runtime.engines.mil.program import open_model
 from torch.export import ExportedProgram
 
 from ..quant import Recipe
 from . import LoweredMethod, LoweredUnit, Report
 
 TARGET = ct.target.iOS18  # the first with states, functions and weights of 4 bits
+DEBUG_FILE = "executorch_debug_handle_mapping.json"  # coremltools leaves it in packages made of exported programs
 # Operators by which Python's & and | are traced, which coremltools has under these names only.
 _RENAMED = {
     torch.ops.aten.__and__.Tensor: torch.ops.aten.logical_and.default,
@@ -60,13 +60,14 @@ def lower(
             functions.default_function_name = next(iter(parts))
             ct.utils.save_multifunction(functions, str(joined))
         stages = [method for method in programs if method in contract.STAGE_NAMES]
-        model = open_model(joined)
+        model = ct.models.MLModel(str(joined), skip_model_load=True)
         model.author = "mvgpt"
         model.license = "that of the checkpoint's weights, which the bundle's manifest names"
         model.version = str(contract.CONTRACT_VERSION)
         model.short_description = f"Mobile-VideoGPT: {', '.join(stages)}"
         model.user_defined_metadata[contract.METADATA_METHOD] = json.dumps(contract.stamp(stages, geometry))
         model.save(str(path))
+        (path / DEBUG_FILE).unlink(missing_ok=True)
     return LoweredUnit({stage: LoweredMethod(1, {}) for stage in stages}, state_bytes)
 
 

@@ -6,9 +6,11 @@ go in as float32, ids and positions as int32, and rows in calls of as many as a 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -111,36 +113,32 @@ class AppleModel:
     """A package in Apple's runtime. Written against coremltools' documentation and not run: there was no Mac."""
 
     def __init__(self, path: Path) -> None:
-        import json
+        from .mil.program import read_package, stamp
 
-        from .mil.program import open_model
-
-        self._path, self._functions, self._state = path, dict[str, Any](), None
-        model = open_model(path)
-        self.stamp = json.loads(model.user_defined_metadata.get(contract.METADATA_METHOD, "null"))
-        description = model.get_spec().description
-        self._inputs = {f.name: f.input for f in description.functions} or {"main": description.input}
+        spec, _ = read_package(path)
+        self.stamp = stamp(spec)
+        self._described = {f.name: f for f in spec.description.functions} or {"main": spec.description}
+        self._folder = TemporaryDirectory()  # coremltools writes to a package that it opens
+        self._path = Path(self._folder.name) / path.name
+        shutil.copytree(path, self._path)
+        self._models: dict[str, Any] = {}  # by function
+        self._state: Any = None
 
     def shape(self, function: str, name: str) -> tuple[int, ...]:
-        return next(tuple(i.type.multiArrayType.shape) for i in self._inputs[self._name(function)] if i.name == name)
+        inputs = self._described[self._name(function)].input
+        return next(tuple(i.type.multiArrayType.shape) for i in inputs if i.name == name)
 
     def predict(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         name = self._name(function)
-        if name not in self._functions:
-            from .mil.program import open_model
+        if name not in self._models:
+            from coremltools.models import MLModel
 
-            self._functions[name] = open_model(self._path, None if name == "main" else name, load=True)
-        model = self._functions[name]
-        if not any(i.type.HasField("stateType") for i in self._description(name)):
-            return dict(model.predict(dict(inputs)))
+            self._models[name] = MLModel(str(self._path), function_name=None if name == "main" else name)
+        if not self._described[name].state:
+            return dict(self._models[name].predict(dict(inputs)))
         if self._state is None:  # one for all functions, which declare the same states
-            self._state = model.make_state()
-        return dict(model.predict(dict(inputs), state=self._state))
+            self._state = self._models[name].make_state()
+        return dict(self._models[name].predict(dict(inputs), state=self._state))
 
     def _name(self, function: str) -> str:
-        return function if function in self._inputs else "main"
-
-    def _description(self, function: str) -> Any:
-        description = self._functions[function].get_spec().description
-        found = [f.state for f in description.functions if f.name == function]
-        return found[0] if found else description.state
+        return function if function in self._described else "main"

@@ -26,20 +26,19 @@ class Package:
     """Loads every function of a `.mlpackage`, with states of zeros.
 
     Attributes:
-        stamp: what the package says of itself (`contract.stamp`), None if it says nothing.
+        stamp: see the function.
 
     Raises:
         MvgptError: no such package, or an operator that is not in OPERATORS.
     """
 
     def __init__(self, path: Path) -> None:
-        model = open_model(path)
-        self.stamp = json.loads(model.user_defined_metadata.get(contract.METADATA_METHOD, "null"))
-        spec, pool = model.get_spec(), dict[tuple[Any, ...], torch.Tensor]()
+        spec, weights = read_package(path)
+        self.stamp, pool = stamp(spec), dict[tuple[Any, ...], torch.Tensor]()
         try:
             from coremltools.converters.mil.frontend.milproto.load import load
 
-            program = load(spec, spec.specificationVersion, file_weights_dir=model.weights_dir or "")
+            program = load(spec, spec.specificationVersion, file_weights_dir=str(weights))
             self._functions = {name: Function(f, path.name, pool) for name, f in program.functions.items()}
         except (ValueError, RuntimeError, KeyError, AssertionError, NotImplementedError, OSError) as e:
             raise unreadable(path, e) from None
@@ -143,14 +142,24 @@ class Function:
             kept |= names
 
 
-def open_model(path: Path, function: str | None = None, *, load: bool = False) -> Any:
-    """The package as coremltools has it; `load` compiles it, which only macOS can."""
-    import coremltools
+def read_package(path: Path) -> tuple[Any, Path]:
+    """(specification as coremltools' protobuf, folder of the weights). coremltools' own way rewrites Manifest.json."""
+    from coremltools.proto import Model_pb2
+    from google.protobuf.message import DecodeError
 
+    spec = Model_pb2.Model()
     try:
-        return coremltools.models.MLModel(str(path), function_name=function, skip_model_load=not load)
-    except Exception as e:  # noqa: BLE001  protobuf's and coremltools' own, of no common kind
+        manifest = json.loads((path / "Manifest.json").read_text(encoding="utf-8"))
+        root = path / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+        spec.ParseFromString(root.read_bytes())
+    except (OSError, ValueError, KeyError, TypeError, DecodeError) as e:
         raise unreadable(path, e) from None
+    return spec, root.parent / "weights"
+
+
+def stamp(spec: Any) -> Any:
+    """What a package says of itself (`contract.stamp`), None if it says nothing."""
+    return json.loads(spec.description.metadata.userDefined.get(contract.METADATA_METHOD, "null"))
 
 
 def unreadable(path: Path, reason: object) -> MvgptError:
