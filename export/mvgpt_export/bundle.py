@@ -146,8 +146,8 @@ def export_unit(
         modules = unit_modules(source.model, stages, geometry, form, recipe, prompts, report)
         for name, module in modules.items():
             report(f"trace {name}")
-            for method, (inputs, shapes) in FORMS[form].calls(name, geometry).items():
-                programs[method] = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+            for function, (inputs, shapes) in FORMS[form].calls(name, geometry).items():
+                programs[function] = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     lowered = BACKENDS[backend].lower(programs, recipe, geometry, path, report)
     for name, method in lowered.methods.items():
         if backend not in delegation.ALLOWED:

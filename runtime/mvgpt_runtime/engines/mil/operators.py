@@ -254,8 +254,8 @@ def layer_norm(
     dims = _axes(axes, x)
     if dims != list(range(x.dim() - len(dims), x.dim())):
         raise ValueError(f"layer_norm over other axes than the last ones: {dims}")
-    weights = (None if w is None else w.float() for w in (gamma, beta))
-    return F.layer_norm(x.float(), x.shape[-len(dims) :], *weights, float(epsilon)).to(x.dtype)
+    weight, bias = (None if w is None else w.float() for w in (gamma, beta))
+    return F.layer_norm(x.float(), x.shape[-len(dims) :], weight, bias, float(epsilon)).to(x.dtype)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

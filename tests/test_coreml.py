@@ -1,0 +1,145 @@
+"""Bundles of CoreML packages, run by the evaluator: the eager model's answers, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mvgpt_export.bundle import export_bundle, export_unit
+from mvgpt_export.config import NAMED_CONFIGS
+from mvgpt_export.parity import check_parity
+from mvgpt_export.quant import RECIPES
+from mvgpt_export.sources import Source, open_source
+from mvgpt_export.stages import call_rows
+from mvgpt_runtime import Session, contract, video
+from mvgpt_runtime.engines.coreml import ONE_ROW
+from mvgpt_runtime.engines.mil.program import read_package
+from mvgpt_runtime.errors import MvgptError
+from mvgpt_runtime.manifest import Bundle
+
+NETWORK = NAMED_CONFIGS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_bundle("tiny", tmp_path_factory.mktemp("coreml") / "tiny", backend="coreml")
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return open_source("tiny")
+
+
+def test_every_stage_agrees_with_the_eager_model(bundle: Bundle) -> None:
+    report = check_parity(bundle.folder)
+    assert report.first_failure is None
+    assert {row.step for row in report.rows} >= set(contract.STAGE_NAMES)
+
+
+def test_the_answer_is_that_of_the_other_backend(bundle: Bundle, tiny_bundle: Bundle) -> None:
+    answers = []
+    for made in (bundle, tiny_bundle):
+        session = Session(made)
+        session.load_video(video.SAMPLE_CLIP)
+        for question, kept in (("What happens?", False), ("And then?", True)):
+            answer = session.ask(question, max_new_tokens=8, keep_history=kept)
+            list(answer)
+            answers.append(answer.token_ids)
+    assert answers[:2] == answers[2:]
+    assert all(answers)
+
+
+def test_packages_say_what_they_are(bundle: Bundle) -> None:
+    stages = bundle.manifest.stages
+    assert {name: info.backend for name, info in stages.items() if info.backend != "coreml"} == {
+        "video_encoder": "xnnpack"
+    }
+    for file in {info.file for info in stages.values() if info.backend == "coreml"}:
+        spec, _ = read_package(bundle.folder / file)
+        held = [name for name, info in stages.items() if info.file == file]
+        functions = {f.name: f for f in spec.description.functions} or {held[0]: spec.description}
+        assert set(functions) - {name + ONE_ROW for name in held} == set(held)
+        for name in held:
+            inputs = [feature.name for feature in functions[name].input]
+            assert inputs[: len(contract.stage(name).inputs)] == [t.name for t in contract.stage(name).inputs]
+            assert [f.name for f in functions[name].output] == [t.name for t in contract.stage(name).outputs]
+        assert spec.description.metadata.author
+        assert spec.description.metadata.versionString == str(contract.CONTRACT_VERSION)
+
+
+def test_opening_a_bundle_does_not_write_to_it(bundle: Bundle) -> None:
+    """coremltools' own loader does."""
+    Session(bundle).engine.prewarm("image_projector")
+    bundle.file(bundle.manifest.stages["image_projector"].file)
+    Bundle.open(bundle.folder)
+
+
+@pytest.mark.parametrize("start", [0, 700])
+def test_rows_in_any_pieces_give_the_same_logits(bundle: Bundle, start: int) -> None:
+    """More rows than a call takes, a part of a call, one; and the cache's last positions, where padding hangs over."""
+    geometry = bundle.geometry
+    rows = np.random.default_rng(0).standard_normal((1, geometry.max_context - start, geometry.hidden_size), np.float32)
+    rows = rows[:, : 2 * call_rows(geometry) + 3] if start == 0 else rows[:, -(call_rows(geometry) + 2) :]
+    first = start if start == 0 else geometry.max_context - rows.shape[1]
+    engine = Session(bundle).engine
+
+    def run(pieces: list[int]) -> np.ndarray:
+        at, logits = 0, np.empty(0)
+        for count in pieces:
+            start_pos = np.array([first + at], np.int64)
+            (logits,) = engine.run("text_decoder", [rows[:, at : at + count], start_pos])
+            at += count
+        assert at == rows.shape[1]
+        return logits
+
+    whole = run([rows.shape[1]])
+    np.testing.assert_allclose(run([5, *[1] * 3, rows.shape[1] - 8]), whole, atol=1e-4 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "mobile"])
+def test_small_recipes_store_less(source: Source, recipe: str, bundle: Bundle, tmp_path: Path) -> None:
+    made = export_unit(
+        source, list(contract.LANGUAGE_STAGES), NETWORK.geometry(), "coreml",
+        dataclasses.replace(RECIPES[recipe], calibrated=False), "coreml", tmp_path / "slm.mlpackage",
+    )  # fmt: skip
+    assert set(made.methods) == set(contract.LANGUAGE_STAGES)
+    _, weights = read_package(tmp_path / "slm.mlpackage")
+    _, full = read_package(bundle.path("text_decoder"))
+    share = (weights / "weight.bin").stat().st_size / (full / "weight.bin").stat().st_size
+    # Rotary tables, norms and paddings of 64 bytes are small only beside a larger network's linear layers.
+    assert share < {"fp16": 0.55, "mobile": 0.3}[recipe]
+
+
+@pytest.fixture
+def copy(bundle: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle.folder, tmp_path / "copy"))
+
+
+def test_a_damaged_package_is_refused(copy: Path) -> None:
+    path = copy / "slm.mlpackage" / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(MvgptError, match="sha256"):
+        Bundle.open(copy)
+
+
+def test_a_package_that_is_none_is_refused(copy: Path, bundle: Bundle) -> None:
+    for content in ("{}", "[", json.dumps({"rootModelIdentifier": "a", "itemInfoEntries": {"a": {"path": "b"}}})):
+        (copy / "frame_scorer.mlpackage" / "Manifest.json").write_text(content)
+        with pytest.raises(MvgptError, match="cannot be read as a CoreML package"):
+            Session(Bundle(copy, bundle.manifest)).engine.load("frame_scorer")
+
+
+def test_a_package_of_another_export_is_refused(copy: Path, bundle: Bundle) -> None:
+    manifest = bundle.manifest.model_copy(update={"geometry": {**bundle.manifest.geometry, "max_context": 999}})
+    with pytest.raises(MvgptError, match="exported for another bundle"):
+        Session(Bundle(copy, manifest)).engine.load("image_encoder")
+
+
+def test_a_recipe_that_is_not_offered(tmp_path: Path) -> None:
+    with pytest.raises(MvgptError, match="fp32, fp16, mobile") as refused:
+        export_bundle("tiny", tmp_path / "bundle", backend="coreml", recipe="int8")
+    assert refused.value.got == "int8"
