@@ -6,6 +6,7 @@ go in as float32, ids and positions as int32, and rows in calls of as many as a 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,6 +99,7 @@ class CoreMLEngine:
 
 def _open(path: Path) -> Model:
     try:
+        _import_quietly()
         if sys.platform == "darwin":
             return AppleModel(path)
         from .mil.program import Package
@@ -107,6 +109,16 @@ def _open(path: Path) -> Model:
         raise MvgptError(
             "coremltools is not installed", stage="bundle", got=e, remedy="pip install 'mvgpt[coreml]'"
         ) from None
+
+
+def _import_quietly() -> None:
+    """coremltools warns about the parts that it has on macOS only, and about releases of torch."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        import coremltools  # noqa: F401
+    finally:
+        logging.disable(disabled)
 
 
 class AppleModel:
