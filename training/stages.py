@@ -32,6 +32,7 @@ class Stage:
     steps: int
     batch: int  # clips
     rate: float  # AdamW's, at its highest
+    image_rate: float | None = None  # of the image encoder, if another
     images: int = 0  # frames per clip if the image encoder is trained alone
     encoders: bool = False  # whether both are trained
     answers: bool = False  # whether there are questions
@@ -39,9 +40,9 @@ class Stage:
 
 STAGES = (
     Stage("images", 4000, 16, 1e-3, images=4),
-    Stage("encoders", 2000, 8, 1e-3, encoders=True),
-    Stage("answers", 4000, 8, 1.5e-3, answers=True),
-    Stage("together", 500, 8, 3e-4, encoders=True, answers=True),
+    Stage("encoders", 800, 8, 1e-3, image_rate=1e-4, encoders=True),
+    Stage("answers", 2400, 8, 1.5e-3, answers=True),
+    Stage("together", 1400, 8, 1e-3, image_rate=2e-4, encoders=True, answers=True),
 )
 
 
