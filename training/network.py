@@ -106,7 +106,7 @@ def hidden_states(lm: Qwen2, embeddings: torch.Tensor, positions: torch.Tensor, 
     video, asked = (torch.zeros(m.shape, dtype=dtype).masked_fill_(~m, -torch.inf) for m in (causal, mask))
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Written out, a group's query heads as rows of one product: the gradient of torch's fused attention is slow."""
+        """Written out, a group's query heads as rows of one product: torch's fused gradient is slow."""
         q, k, v = (t.unflatten(1, (batch, n))[0].transpose(1, 2).to(dtype) for t in (q, k, v))
         q = (q * q.shape[3] ** -0.5).unflatten(1, (k.shape[1], -1))
         out = [

@@ -60,7 +60,8 @@ def optimizer(trainee: Trainee, stage: Stage) -> torch.optim.AdamW:
         "labels.image": bool(stage.images) or stage.encoders,
         "model.video_encoder": stage.encoders,
         "labels.video": stage.encoders,
-        "model": stage.answers,
+        "model.language_model": stage.answers,
+        "model": stage.answers and not stage.words,
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, p in trainee.named_parameters():
@@ -157,6 +158,7 @@ def train(
             seed=2 * (len(STAGES) * seed + number),
             clips=stage.batch,
             length=QUESTION_TOKENS if stage.answers else 0,
+            words=stage.words,
         )
         trainee = trainee or Trainee(initial_model(seed), batches.prefix())
         run_stage(
