@@ -11,7 +11,7 @@ from mvgpt_runtime.evaluation.cases import drawn_cases
 from mvgpt_runtime.evaluation.score import evaluate
 
 ASSETS = Path(__file__).parent.parent / "assets"
-# Of what the questions of tools/make_drawn_clips.py's scenes ask, what this model answers; the model card says what not.
+# What it answers rightly of what the scenes of tools/make_drawn_clips.py ask; the model card counts the mistakes.
 ANSWERS = {
     "flash": {
         "What flashes up?": "a yellow square",
