@@ -24,8 +24,10 @@ from .models.patches import PatchEmbedding, PatchLinear
 from .models.video_gpt import VideoGPT
 from .models.videomamba import Block, Mixer, VideoMamba
 from .norms import DelegatedLayerNorm, DelegatedRMSNorm
+from .onnx_form import ByteEmbedding as OnnxByteEmbedding
+from .onnx_form import NibbleEmbedding, NibbleLinear, OnnxAttention, OnnxRMSNorm, store
 from .ops.selective_scan import selective_scan_stock
-from .quant import Recipe, quantize
+from .quant import Recipe, Store, quantize, store_for_xnnpack
 from .text_decoder import (
     ByteEmbedding,
     CachedAttention,
@@ -55,11 +57,15 @@ class Form:
 
     mixer: Callable[[Mixer], nn.Module]
     attention: type[CachedAttention]
-    head: type[TableHead] | None = None  # None: the head is a linear layer like the others
+    # Of a table in 4 bits; without, the head is a linear layer like the others.
+    head: Callable[[torch.Tensor, int, torch.Tensor | None], TableHead | NibbleLinear] | None = None
     layers: Mapping[type[nn.Module], Callable[..., nn.Module]] = field(default_factory=dict)  # by what they replace
-    # Whether linear layers and tables are stored by the recipe here, in torchao's form. Otherwise all is float32, and
-    # the backend quantizes what it lowered.
+    # Whether linear layers and tables are stored by the recipe here. Otherwise all is float32, and the backend
+    # quantizes what it lowered.
     quantized: bool = True
+    store: Store = store_for_xnnpack  # of a linear layer
+    table: type[TableEmbedding | NibbleEmbedding] = TableEmbedding  # of an embedding in 4 bits
+    byte_table: type[ByteEmbedding | OnnxByteEmbedding] = ByteEmbedding
 
 
 def _stock_mixer(mixer: Mixer) -> nn.Module:
@@ -77,6 +83,15 @@ def _fused_mixer(mixer: Mixer) -> nn.Module:
 FORMS = {
     "fused": Form(_fused_mixer, FusedAttention, TableHead, DELEGATED),
     "stock": Form(_stock_mixer, StockAttention, None, DELEGATED),
+    "onnx": Form(
+        _stock_mixer,  # its scans become Scan nodes
+        OnnxAttention,
+        NibbleLinear,
+        {PatchEmbedding: PatchLinear, RMSNorm: OnnxRMSNorm},
+        store=store,
+        table=NibbleEmbedding,
+        byte_table=OnnxByteEmbedding,
+    ),
 }
 
 
@@ -134,7 +149,7 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, form: str, reci
                 if isinstance(child, kind):
                     setattr(parent, child_name, other(child))
     if FORMS[form].quantized:
-        quantize(module, name, recipe)
+        quantize(module, name, recipe, store=FORMS[form].store)
     return module.eval()
 
 
@@ -158,7 +173,7 @@ def text_decoder(
     if table:
         module.lm_head = nn.Identity()  # no linear layer, so no rule is for it
     calibration = None if prompts is None else Calibration(module, prompts, report)
-    quantize(module, "text_decoder", recipe, calibration)
+    quantize(module, "text_decoder", recipe, calibration, parts.store)
     if table:
         module.lm_head = table(weight, recipe.embedding_group, calibration.head if calibration else None)
     return module.eval()
@@ -168,16 +183,17 @@ def token_embedding(model: VideoGPT, form: str, recipe: Recipe, decoder: TextDec
     """`stage_module` of that stage, on the head's table of the `text_decoder` with which it shares a file."""
     network = model.language_model
     module, weight = TokenEmbedding(network), network.embed_tokens.weight
-    if not FORMS[form].quantized:
+    parts = FORMS[form]
+    if not parts.quantized:
         return module.eval()
     if recipe.embedding_bits == 4:
-        head = decoder.lm_head if decoder and network.config.tied else None
-        if isinstance(head, TableHead):
-            module.embed_tokens = TableEmbedding(head.table, head.scales)
+        head = decoder.lm_head if decoder and network.config.tied and parts.head else None
+        if isinstance(head, (TableHead, NibbleLinear)):
+            module.embed_tokens = parts.table(head.table, head.scales)
         else:
-            module.embed_tokens = TableEmbedding.of(weight, recipe.embedding_group)
+            module.embed_tokens = parts.table.of(weight, recipe.embedding_group)
     elif recipe.embedding_bits == 8:
-        module.embed_tokens = ByteEmbedding(weight)
+        module.embed_tokens = parts.byte_table(weight)
     elif recipe.embedding_bits == 16:
         module.embed_tokens = HalfEmbedding(weight)
     return module.eval()

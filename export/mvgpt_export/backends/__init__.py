@@ -45,12 +45,14 @@ It writes the file or folder `path`, or files beside it whose names begin with t
 @dataclass(frozen=True)
 class Backend:
     """`forms`: of `stages.FORMS`, what stages are exported in; where there are several, --kernels chooses.
-    `tools`: the packages that make its files."""
+    `tools`: the packages that make its files; `extra`: what of mvgpt brings them, if not every installation has them.
+    """
 
     lower: Lower
     suffix: str
     forms: tuple[str, ...]
     tools: tuple[str, ...]
+    extra: str | None = None
     recipes: tuple[str, ...] = tuple(RECIPES)
 
 
@@ -62,8 +64,17 @@ def _xnnpack(
     return xnnpack.lower(programs, recipe, geometry, path, report)
 
 
+def _onnx(
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+) -> LoweredUnit:
+    from . import onnx
+
+    return onnx.lower(programs, recipe, geometry, path, report)
+
+
 BACKENDS = {
     "xnnpack": Backend(_xnnpack, ".pte", ("fused", "stock"), ("executorch", "torchao")),
+    "onnx": Backend(_onnx, ".onnx", ("onnx",), ("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
 }
 
 
@@ -83,4 +94,5 @@ TARGETS = {
     "xnnpack": Target(dict.fromkeys(UNITS, "xnnpack")),
     # An app builds the operators in, so that an export without them is a mistake.
     "android": Target(dict.fromkeys(UNITS, "xnnpack"), kernels="fused"),
+    "onnx": Target(dict.fromkeys(UNITS, "onnx")),
 }

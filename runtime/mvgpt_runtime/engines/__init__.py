@@ -37,7 +37,13 @@ def _executorch(bundle: Bundle, threads: int | None) -> Engine:
     return ExecuTorchEngine(bundle, threads)
 
 
-ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {"xnnpack": _executorch}
+def _onnx(bundle: Bundle, threads: int | None) -> Engine:
+    from .onnx import OnnxEngine
+
+    return OnnxEngine(bundle, threads)
+
+
+ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {"xnnpack": _executorch, "onnx": _onnx}
 
 
 def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:
