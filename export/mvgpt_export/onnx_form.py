@@ -14,7 +14,7 @@ from torch.onnx.ops import symbolic, symbolic_multi_out
 from .config import Qwen2Config
 from .models.norm import RMSNorm
 from .models.qwen2 import rotary_table
-from .quant import check_groups, finite_half
+from .quant import check_groups, store_in_half
 from .rounding import LOWEST, round_groups
 from .text_decoder import CachedAttention
 
@@ -73,26 +73,12 @@ def store(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
     if scheme == "32a16w":
-        module.set_submodule(name, HalfLinear(layer, name))
+        store_in_half(module, f"{name}.weight")
     elif scheme == "8da8w":
         module.set_submodule(name, ByteLinear(layer))
     else:
         group = check_groups(layer, name, scheme)
         module.set_submodule(name, NibbleLinear(layer.weight, group, moment, layer.bias))
-
-
-class HalfLinear(nn.Module):
-    """Weights in float16, widened when the model is loaded."""
-
-    weight: torch.Tensor
-
-    def __init__(self, layer: nn.Linear, name: str) -> None:
-        super().__init__()
-        self.register_buffer("weight", finite_half(layer.weight, name), persistent=False)
-        self.bias = layer.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight.float(), self.bias)
 
 
 class ByteLinear(nn.Module):

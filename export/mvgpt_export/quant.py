@@ -179,12 +179,17 @@ def _store_in_half(module: nn.Module, rule: Rule) -> None:
     if not names:
         raise MvgptError("a rule of the recipe matches no parameter", stage=rule.stage, got=rule.layers)
     for name in names:
-        finite_half(module.get_parameter(name), name)
-        owner, _, key = name.rpartition(".")
-        parametrize.register_parametrization(module.get_submodule(owner), key, _Widened())
+        store_in_half(module, name)
 
 
-def finite_half(weight: torch.Tensor, name: str) -> torch.Tensor:
+def store_in_half(module: nn.Module, name: str) -> None:
+    """Of a parameter; an operator widens it."""
+    _finite_half(module.get_parameter(name), name)
+    owner, _, key = name.rpartition(".")
+    parametrize.register_parametrization(module.get_submodule(owner), key, _Widened())
+
+
+def _finite_half(weight: torch.Tensor, name: str) -> torch.Tensor:
     half = weight.half()
     if not half.isfinite().all():
         raise MvgptError(f"a weight of {name} is too large for float16", stage="export", remedy="recipe fp32")
@@ -213,7 +218,7 @@ def store_for_xnnpack(module: nn.Module, name: str, scheme: str, moment: torch.T
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
     if scheme == "32a16w":
-        layer.weight = nn.Parameter(finite_half(layer.weight, name).float(), requires_grad=False)
+        layer.weight = nn.Parameter(_finite_half(layer.weight, name).float(), requires_grad=False)
         return
     weight, group = layer.weight, check_groups(layer, name, scheme)
     quantize_(module, _config(scheme), lambda _, at: at == name)
