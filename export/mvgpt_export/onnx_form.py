@@ -82,7 +82,11 @@ def store(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None
 
 
 class ByteLinear(nn.Module):
-    """DynamicQuantizeMatMul: weights in 8 bits with a scale per output; activations too, with one for all rows."""
+    """DynamicQuantizeMatMul: weights in 8 bits with a scale per output; activations in 8 bits with one per row.
+
+    The operator has one scale for all rows, of which a few may be far larger than the others, so they come to it with
+    the same largest magnitude. Bias and that magnitude come after it.
+    """
 
     weight: torch.Tensor
     scales: torch.Tensor
@@ -97,10 +101,15 @@ class ByteLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_exporting():  # calibration asks for numbers
             return F.linear(x, self.weight.T * self.scales.unsqueeze(1), self.bias)
-        # Without a third input, the zero point of the weights is 0.
-        inputs = [x, self.weight, self.scales, None, self.bias][: 3 if self.bias is None else 5]
-        shape = [*x.shape[:-1], self.weight.shape[1]]
-        return symbolic("com.microsoft::DynamicQuantizeMatMul", inputs, dtype=torch.float32, shape=shape, version=1)
+        largest = x.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        y = symbolic(
+            "com.microsoft::DynamicQuantizeMatMul",
+            [x / largest, self.weight, self.scales],
+            dtype=torch.float32,
+            shape=[*x.shape[:-1], self.weight.shape[1]],
+            version=1,
+        )
+        return y * largest if self.bias is None else y * largest + self.bias
 
 
 class NibbleLinear(nn.Module):
