@@ -102,7 +102,7 @@ class OnnxEngine:
         try:
             session = self._runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             stamp = json.loads(session.get_modelmeta().custom_metadata_map.get(contract.METADATA_METHOD, "null"))
-        except (*self._errors(), ValueError) as e:
+        except self._errors() as e:
             raise MvgptError(f"ONNX Runtime cannot load {file}", stage=stage, got=e) from None
         check_stamp(self._bundle, file, stamp)
         cache = [i for i in session.get_inputs() if i.name.startswith(PAST)]
@@ -119,10 +119,10 @@ class OnnxEngine:
         return binding
 
     def _errors(self) -> tuple[type[Exception], ...]:
-        """What ONNX Runtime raises: classes with no base of their own."""
+        """What ONNX Runtime raises, classes with no base of their own, and what a stamp that is no JSON does."""
         state = self._runtime.capi.onnxruntime_pybind11_state
         own = [c for c in vars(state).values() if isinstance(c, type) and issubclass(c, Exception)]
-        return (*own, RuntimeError)
+        return (*own, RuntimeError, ValueError)
 
 
 def read_operators(path: Path) -> dict[str, int]:
