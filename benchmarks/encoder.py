@@ -70,7 +70,7 @@ def export(name: str, model: VideoGPT, geometry: Geometry, path: Path) -> None:
     inputs = example_inputs("video_encoder", geometry)
     with torch.no_grad():
         program = torch.export.export(module, inputs, strict=False)
-    BACKENDS["xnnpack"]({"video_encoder": program}, "{}", path, lambda what: None)
+    BACKENDS["xnnpack"].lower({"video_encoder": program}, recipe, geometry, path, lambda what: None)
 
 
 def measure_peers(

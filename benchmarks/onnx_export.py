@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.models.videomamba import Block, VideoMamba
-from mvgpt_export.stages import KERNELS, example_inputs
+from mvgpt_export.stages import FORMS, example_inputs
 from mvgpt_runtime.contract import Geometry
 
 
@@ -20,7 +20,7 @@ def onnx_file(model: VideoGPT, geometry: Geometry, stages: tuple[str, ...], path
         if isinstance(module, VideoMamba):
             for block in module.layers:
                 assert isinstance(block, Block)
-                block.mixer = KERNELS["stock"].mixer(block.mixer)
+                block.mixer = FORMS["stock"].mixer(block.mixer)
     inputs = example_inputs(stages[0], geometry)
     with torch.no_grad():
         program = torch.onnx.export(

@@ -65,7 +65,7 @@ def export(model: VideoGPT, stage: str, form: str, path: Path, calibration: list
         program = torch.export.export(module, example_inputs(stage, geometry), strict=False)
         if form == STATIC:
             program = quantize_statically(program, example_inputs(stage, geometry), calibration)
-    BACKENDS["xnnpack"]({stage: program}, "{}", path, lambda what: None)
+    BACKENDS["xnnpack"].lower({stage: program}, forms(stage)["fp32"], geometry, path, lambda what: None)
 
 
 def quantize_statically(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from mvgpt_export.backends import SUFFIXES
+from mvgpt_export.backends import BACKENDS
 from mvgpt_export.bundle import export_unit
 from mvgpt_export.quant import Recipe
 from mvgpt_export.sources import Source
@@ -35,7 +35,7 @@ def export(
 ) -> Bundle:
     """A bundle that has the language model's stages only: enough for an engine, too little for `Bundle.open`."""
     geometry = dataclasses.replace(source.model.config.geometry(), max_context=CONTEXT)
-    stages, name = list(contract.LANGUAGE_STAGES), contract.stage("text_decoder").unit + SUFFIXES[backend]
+    stages, name = list(contract.LANGUAGE_STAGES), contract.stage("text_decoder").unit + BACKENDS[backend].suffix
     lowered = export_unit(source, stages, geometry, backend, recipe, kernels or default_kernels(), folder / name)
     size = (folder / name).stat().st_size
     return Bundle(

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mvgpt_export import bundle as export
-from mvgpt_export.backends import LoweredFile, LoweredMethod
+from mvgpt_export.backends import LoweredMethod, LoweredUnit
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.quant import Recipe
 from mvgpt_export.sources import Source
@@ -115,7 +115,9 @@ def test_another_version(copy: Path, key: str) -> None:
     refused(copy, key, "99", "export the checkpoint again")
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "a\\b", "..", "", "C:x", "x\0"])
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a//b", "a/./b", "a/../../b", "a/", "a\\b", "..", "", "C:x", "x\0"]
+)
 def test_a_file_name_that_leaves_the_folder(copy: Path, name: str) -> None:
     def change(m: Json) -> None:
         m["files"][name] = m["files"].pop("slm.pte")
@@ -141,6 +143,9 @@ CHANGES: dict[str, Callable[[Json], object]] = {
     "an unknown field": lambda m: m.update(surprise=1),
     "a prompt without a question": lambda m: m["prompt"].update(suffix="x"),
     "an answer that never ends": lambda m: m.update(stop_ids=[]),
+    "a stage in another unit's file": lambda m: m["stages"]["token_embedding"].update(file="frame_scorer.pte"),
+    "a package without a file": lambda m: m["stages"]["text_decoder"].update(file="slm.pte/Data"),
+    "a tokenizer that is not listed": lambda m: m["files"].pop(contract.TOKENIZER_NAME),
     "a bad hash": lambda m: m["files"]["slm.pte"].update(sha256="0"),
 }
 
@@ -195,7 +200,7 @@ def test_an_operator_this_runtime_lacks(copy: Path) -> None:
 
 
 def test_a_backend_this_runtime_lacks(copy: Path) -> None:
-    edit_manifest(copy, lambda m: m.update(backend="npu"))
+    edit_manifest(copy, lambda m: m["stages"]["text_decoder"].update(backend="npu"))
     refused(copy, "no engine", "npu")
 
 
@@ -211,11 +216,11 @@ def test_a_bundle_that_fails_verification_is_not_written(
         kernels: str,
         path: Path,
         report: object,
-    ) -> LoweredFile:
+    ) -> LoweredUnit:
         """The session's lowered programs: lowering again takes most of a minute."""
         shutil.copy(tiny_bundle.folder / path.name, path)
         infos = {name: tiny_bundle.manifest.stages[name] for name in stages}
-        return LoweredFile({n: LoweredMethod(i.delegates, i.undelegated) for n, i in infos.items()}, 0)
+        return LoweredUnit({n: LoweredMethod(i.delegates, i.undelegated) for n, i in infos.items()}, 0)
 
     monkeypatch.setattr(export, "export_unit", reuse)
     assert export.export_bundle("random:tiny", tmp_path / "good").manifest.verified == tiny_bundle.manifest.verified

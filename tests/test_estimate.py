@@ -207,7 +207,8 @@ def test_what_cannot_be_counted_is_an_error(tiny_bundle: Bundle) -> None:
     for message, method in cases.items():
         with pytest.raises(MvgptError, match=message):
             count("video_encoder", method, tiny_bundle.geometry)
-    other = tiny_bundle.manifest.model_copy(update={"backend": "coreml"})
+    stages = {n: s.model_copy(update={"backend": "coreml"}) for n, s in tiny_bundle.manifest.stages.items()}
+    other = tiny_bundle.manifest.model_copy(update={"stages": stages})
     with pytest.raises(MvgptError, match=r"expected: xnnpack\n  got: coreml"):
         Counts(Bundle(tiny_bundle.folder, other))
 

@@ -10,7 +10,7 @@ import pytest
 import slm
 import torch
 from mvgpt_export import bundle as export
-from mvgpt_export.backends import LoweredFile
+from mvgpt_export.backends import LoweredUnit
 from mvgpt_export.backends.delegation import ALLOWED
 from mvgpt_export.calibration import calibration_prompts
 from mvgpt_export.config import NAMED_CONFIGS
@@ -78,13 +78,13 @@ def test_logits_equal_the_eager_model(
 
 
 @pytest.fixture(scope="module")
-def mobile(source: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[LoweredFile, Path]:
+def mobile(source: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[LoweredUnit, Path]:
     path = tmp_path_factory.mktemp("mobile") / "slm.pte"
     stages = list(LANGUAGE_STAGES)
     return export.export_unit(source, stages, CONFIG.geometry(), "xnnpack", RECIPES["mobile"], "fused", path), path
 
 
-def test_one_delegate_between_two_attentions(mobile: tuple[LoweredFile, Path]) -> None:
+def test_one_delegate_between_two_attentions(mobile: tuple[LoweredUnit, Path]) -> None:
     """Whatever falls out of a delegate cuts it in two: this is what decoding speed hangs on."""
     method, layers = mobile[0].methods["text_decoder"], CONFIG.layers("text_decoder")
     allowed = ALLOWED["xnnpack"]["fused"]["text_decoder"]  # the export made sure that there is no more; is it tight?
@@ -93,7 +93,7 @@ def test_one_delegate_between_two_attentions(mobile: tuple[LoweredFile, Path]) -
     assert not any("aten::copy" in name or "update_cache" in name for name in mobile[0].operators)
 
 
-def test_embedding_and_head_are_stored_once(mobile: tuple[LoweredFile, Path], source: Source) -> None:
+def test_embedding_and_head_are_stored_once(mobile: tuple[LoweredUnit, Path], source: Source) -> None:
     head = text_decoder(
         source.model, CONFIG.geometry(), "fused", RECIPES["mobile"], calibration_prompts(source)
     ).lm_head

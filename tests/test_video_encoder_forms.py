@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mvgpt_export import bundle as export
-from mvgpt_export.backends import LoweredFile
+from mvgpt_export.backends import LoweredUnit
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.normalize import Normalize
 from mvgpt_export.models.videomamba import VideoMamba
@@ -37,7 +37,7 @@ def source() -> Source:
     return open_source("tiny")
 
 
-def lower(source: Source, path: Path, recipe: str, form: str) -> LoweredFile:
+def lower(source: Source, path: Path, recipe: str, form: str) -> LoweredUnit:
     return export.export_unit(source, ["video_encoder"], GEOMETRY, "xnnpack", RECIPES[recipe], form, path)
 
 

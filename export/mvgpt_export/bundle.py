@@ -5,11 +5,11 @@ Everything is written to a folder beside the output, which takes its place at th
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -32,14 +32,14 @@ from mvgpt_runtime.manifest import (
     read_manifest,
 )
 
-from .backends import BACKENDS, SUFFIXES, LoweredFile, Report, delegation
+from .backends import BACKENDS, TARGETS, LoweredMethod, LoweredUnit, Report, Target, delegation
 from .calibration import calibration_prompts
 from .half import LARGEST, check_range
 from .parity import verify as verify_bundle
 from .quant import HALF_ARITHMETIC, HALF_TABLE, RECIPES, Recipe
 from .samples import range_frames
 from .sources import Source, open_source, weight_digests
-from .stages import KERNELS, default_kernels, dynamic_shapes, example_inputs, unit_modules
+from .stages import default_kernels, dynamic_shapes, example_inputs, unit_modules
 from .tokenizer import compact, special_ids
 
 # Operators that a scheme brings with it.
@@ -65,8 +65,9 @@ def export_bundle(
     """Export `checkpoint` (see `sources.open_source`) as a bundle folder `output`.
 
     Args:
-        backend, recipe: names from BACKENDS and RECIPES.
-        kernels: "fused" (our own operators) or "stock" (an unmodified runtime's); None: fused if they are compiled.
+        backend, recipe: names from TARGETS and RECIPES.
+        kernels: of what XNNPACK runs: "fused" (our own operators) or "stock" (an unmodified runtime's); None: the
+            target's, or fused if they are compiled.
         clip, videomamba: where encoders come from that the checkpoint lacks.
         max_context: positions of the KV cache (None: the video plus `config.PROMPT_RESERVE`).
         verify: compare every stage with the eager model; without, the manifest says that nothing was compared.
@@ -75,23 +76,15 @@ def export_bundle(
     Raises:
         MvgptError: a checkpoint that cannot be loaded, a stage that differs from the eager model. Nothing is written.
     """
-    kernels = kernels or default_kernels()
-    choices: list[tuple[str, str, Collection[str]]] = [
-        ("backend", backend, BACKENDS),
-        ("recipe", recipe, RECIPES),
-        ("kernels", kernels, KERNELS),
-    ]
-    for kind, name, known in choices:
-        if name not in known:
-            raise MvgptError(f"unknown {kind}", stage="export", expected=", ".join(known), got=name)
-    if kernels == "fused" and not available():
-        raise MvgptError("the fused operators are not compiled", stage="export", remedy=REMEDY)
+    for kind, name, known in (("backend", backend, TARGETS), ("recipe", recipe, RECIPES)):
+        _check_known(kind, name, known)
+    target = TARGETS[backend]
+    _check_known(f"recipe of the backend {backend}", recipe, target.recipes())
+    forms = _forms(backend, target, kernels)
+    _check_installed(target)
     output = Path(output)
     check_output(output, "bundle", _is_bundle)
-    units: dict[str, list[str]] = {}
-    for stage in contract.STAGES:
-        units.setdefault(stage.unit, []).append(stage.name)
-    steps = ["load checkpoint", *(f"export {unit}" for unit in units), *(["verify"] if verify else [])]
+    steps = ["load checkpoint", *(f"export {unit}" for unit in contract.UNITS), *(["verify"] if verify else [])]
 
     def step(i: int) -> None:
         progress(steps[i], i, len(steps))
@@ -107,20 +100,22 @@ def export_bundle(
             peak = check_range(rule.stage, getattr(source.model, rule.stage), rule.layers, frames)
             progress(f"largest activation in float16 is {peak.value:.1f} of {LARGEST:.0f}", 0, len(steps))
     with folder_in_the_making(output) as folder:
-        lowered: dict[str, LoweredFile] = {}
-        for i, (unit, stages) in enumerate(units.items(), start=1):
+        lowered: dict[str, LoweredUnit] = {}
+        for i, unit in enumerate(contract.UNITS, start=1):
             step(i)
-            name = unit + SUFFIXES[backend]
+            stages, lowering = [s.name for s in contract.STAGES if s.unit == unit], target.backends[unit]
+            path = folder / (unit + BACKENDS[lowering].suffix)
             report = partial(_detail, progress, steps[i], i, len(steps))
-            lowered[name] = export_unit(
-                source, stages, geometry, backend, RECIPES[recipe], kernels, folder / name, report
+            lowered[unit] = export_unit(
+                source, stages, geometry, lowering, RECIPES[recipe], forms[lowering], path, report
             )
         if source.tokenizer is not None:
             (folder / contract.TOKENIZER_NAME).write_text(compact(source.tokenizer), encoding="utf-8")
         made_from = SourceInfo(
             checkpoint=str(checkpoint), clip=clip, videomamba=videomamba, weights=weight_digests(source.model)
         )
-        manifest = _manifest(source, made_from, geometry, backend, recipe, kernels, folder, lowered, ids, stop_ids)
+        fused = "fused" in forms.values()
+        manifest = _manifest(source, made_from, geometry, backend, recipe, fused, folder, lowered, ids, stop_ids)
         if verify:
             step(len(steps) - 1)
             report = partial(_detail, progress, steps[-1], len(steps) - 1, len(steps))
@@ -141,15 +136,15 @@ def export_unit(
     geometry: Geometry,
     backend: str,
     recipe: Recipe,
-    kernels: str,
+    form: str,
     path: Path,
     report: Report = lambda what: None,
-) -> LoweredFile:
-    """Export and lower the stages of one file; MvgptError if operators stay outside the delegates that should not."""
+) -> LoweredUnit:
+    """Export and lower the stages of one unit; MvgptError if operators stay outside the delegates that should not."""
     programs = {}
     with torch.no_grad():
         prompts = calibration_prompts(source) if recipe.calibrated and "text_decoder" in stages else None
-        modules = unit_modules(source.model, stages, geometry, kernels, recipe, prompts, report)
+        modules = unit_modules(source.model, stages, geometry, form, recipe, prompts, report)
         for name, module in modules.items():
             report(f"trace {name}")
             programs[name] = torch.export.export(
@@ -158,11 +153,13 @@ def export_unit(
                 dynamic_shapes=dynamic_shapes(name, geometry),
                 strict=False,
             )
-    lowered = BACKENDS[backend](programs, json.dumps(contract.stamp(stages, geometry)), path, report)
+    lowered = BACKENDS[backend].lower(programs, recipe, geometry, path, report)
     for name, method in lowered.methods.items():
+        if backend not in delegation.ALLOWED:
+            continue  # it has whole graphs compiled
         schemes = {rule.scheme for rule in recipe.rules_for(name)}
         besides = [allowed for scheme, allowed in _CASTS.items() if scheme in schemes]
-        delegation.check(backend, kernels, name, source.model.config.layers(name), method, besides)
+        delegation.check(backend, form, name, source.model.config.layers(name), method, besides)
     return lowered
 
 
@@ -176,32 +173,37 @@ def _manifest(
     geometry: Geometry,
     backend: str,
     recipe: str,
-    kernels: str,
+    fused: bool,
     folder: Path,
-    lowered: dict[str, LoweredFile],
+    lowered: dict[str, LoweredUnit],
     ids: dict[str, int],
     stop_ids: tuple[int, ...],
 ) -> Manifest:
-    def info(name: str, file: LoweredFile | None = None) -> FileInfo:
-        path = folder / name
-        return FileInfo(
-            sha256=file_sha256(path),
-            bytes=path.stat().st_size,
-            planned_bytes=file.planned_bytes if file else 0,
-            operators=file.operators if file else (),
+    backends = TARGETS[backend].backends
+
+    def stage_info(unit: str, name: str, method: LoweredMethod) -> StageInfo:
+        return StageInfo(
+            file=method.file or unit + BACKENDS[backends[unit]].suffix,
+            method=name,
+            backend=backends[unit],
+            delegates=method.delegates,
+            undelegated=method.undelegated,
         )
 
-    files = {name: info(name, file) for name, file in lowered.items()}
-    loaded = {name: f.bytes + f.planned_bytes for name, f in files.items()}
-    stages = {
-        name: StageInfo(file=file, method=name, backend=backend, delegates=m.delegates, undelegated=m.undelegated)
-        for file, unit in lowered.items()
-        for name, m in unit.methods.items()
+    stages = {n: stage_info(unit, n, m) for unit, made in lowered.items() for n, m in made.methods.items()}
+    files = {
+        name: FileInfo(sha256=file_sha256(path), bytes=path.stat().st_size)
+        for name, path in sorted((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*") if p.is_file())
     }
-    decoder_file = stages["text_decoder"].file
-    encoders = sum(size for name, size in loaded.items() if name != decoder_file)
-    if source.tokenizer is not None:
-        files[contract.TOKENIZER_NAME] = info(contract.TOKENIZER_NAME)
+    loaded = dict.fromkeys(contract.UNITS, 0)
+    for unit, made in lowered.items():
+        parts = [name for name in files if contract.unit(name) == unit]
+        loaded[unit] = sum(files[name].bytes for name in parts) + made.planned_bytes
+        # In the manifest these belong to a file. Of several, to the first.
+        files[parts[0]] = files[parts[0]].model_copy(
+            update={"planned_bytes": made.planned_bytes, "operators": made.operators}
+        )
+    language = loaded.pop(contract.stage("text_decoder").unit)
     return Manifest(
         schema_version=contract.MANIFEST_SCHEMA_VERSION,
         contract_version=contract.CONTRACT_VERSION,
@@ -213,7 +215,7 @@ def _manifest(
         source=made_from,
         recipe=recipe,
         backend=backend,
-        kernels="fused" if kernels == "fused" else "stock",
+        kernels="fused" if fused else "stock",
         geometry=contract.geometry_dict(geometry),
         stages={name: stages[name] for name in contract.STAGE_NAMES},
         files=files,
@@ -224,10 +226,49 @@ def _manifest(
         stop_ids=stop_ids,
         special_ids=ids,
         sampling=Sampling(),
-        memory=Memory(all_loaded=sum(loaded.values()), low_memory=max(encoders, loaded[decoder_file])),
+        memory=Memory(all_loaded=language + sum(loaded.values()), low_memory=max(language, sum(loaded.values()))),
         verified=None,
-        tools={name: version(name) for name in ("mvgpt", "torch", "executorch", "torchao")},
+        tools={name: version(name) for name in ("mvgpt", "torch", *_tools(TARGETS[backend]))},
     )
+
+
+def _check_known(kind: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise MvgptError(f"unknown {kind}", stage="export", expected=", ".join(known), got=name)
+
+
+def _forms(backend: str, target: Target, kernels: str | None) -> dict[str, str]:
+    """By lowering backend, the form that it gets; MvgptError if `kernels` is none of the target's."""
+    chosen = {name: BACKENDS[name].forms for name in target.backends.values()}
+    choices = [form for forms in chosen.values() if len(forms) > 1 for form in forms]
+    if target.kernels:
+        choices = [target.kernels]
+    if kernels is not None and not choices:
+        raise MvgptError(
+            f"the backend {backend} has no choice of kernels", stage="export", got=kernels, remedy="leave out --kernels"
+        )
+    if kernels is not None:
+        _check_known("kernels", kernels, choices)
+    kernels = kernels or target.kernels or default_kernels()
+    if kernels == "fused" and choices and not available():
+        raise MvgptError("the fused operators are not compiled", stage="export", remedy=REMEDY)
+    return {name: kernels if len(forms) > 1 else forms[0] for name, forms in chosen.items()}
+
+
+def _check_installed(target: Target) -> None:
+    for name in dict.fromkeys(target.backends.values()):
+        lowering = BACKENDS[name]
+        if missing := [tool for tool in lowering.tools if find_spec(tool) is None]:
+            raise MvgptError(
+                f"the backend {name} needs packages that are not installed",
+                stage="export",
+                expected=", ".join(missing),
+                remedy=f"pip install 'mvgpt[{lowering.extra}]'" if lowering.extra else "install mvgpt again",
+            )
+
+
+def _tools(target: Target) -> list[str]:
+    return list(dict.fromkeys(tool for name in target.backends.values() for tool in BACKENDS[name].tools))
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -235,4 +276,6 @@ def _is_bundle(folder: Path) -> bool:
         read_manifest(folder)
         return True
     except MvgptError:  # it may be a damaged or older one
-        return (folder / contract.MANIFEST_NAME).is_file() and any(folder.glob("*.pte"))
+        return (folder / contract.MANIFEST_NAME).is_file() and any(
+            contract.unit(path.name) in contract.UNITS for path in folder.iterdir()
+        )

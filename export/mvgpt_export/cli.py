@@ -51,7 +51,8 @@ def export(
     kernels: Annotated[
         str | None,
         typer.Option(
-            help="`fused`: our own operators, which an app builds in. `stock`: any ExecuTorch runtime, slower.",
+            help="Of the backend xnnpack. `fused`: our own operators, which an app builds in. `stock`: any ExecuTorch "
+            "runtime, slower.",
             show_default="fused if compiled",
         ),
     ] = None,
@@ -92,7 +93,7 @@ def export(
                 progress=progress,
             )
         size = sum(f.bytes for f in bundle.manifest.files.values())
-        if kernels is None and bundle.manifest.kernels == "stock":
+        if kernels is None and bundle.manifest.kernels == "stock" and "xnnpack" in bundle.manifest.backends:
             print("note: the fused operators are not compiled, so the stock form is used", file=sys.stderr)
         if bundle.manifest.tokenizer is None:
             print("warning: the checkpoint has no tokenizer; the bundle can be traced but not asked", file=sys.stderr)

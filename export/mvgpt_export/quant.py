@@ -6,7 +6,7 @@ A linear layer of a stage is stored by the first rule that matches it; layers wi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 Moments = Iterable[tuple[list[str], "torch.Tensor"]]
+Store = Callable[[nn.Module, str, str, "torch.Tensor | None"], None]
+"""(module, name of a linear layer in it, scheme, moment of the layer's inputs): puts the layer into another form."""
 
 HALF_ARITHMETIC, HALF_TABLE = "16a16w", "16w"
 WEIGHT_BITS = {HALF_ARITHMETIC: 16, HALF_TABLE: 16, "32a16w": 16, "8da8w": 8, "8da4w": 4}
@@ -124,9 +126,12 @@ RECIPES = {
 }
 
 
-def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | None = None) -> int:
+def quantize(
+    module: nn.Module, stage: str, recipe: Recipe, moments: Moments | None = None, store: Store | None = None
+) -> int:
     """Quantize the linear layers of an exported stage in place; how many there were.
 
+    `store` does it to one layer (None: `store_for_xnnpack`).
     `moments` gives the layers in the order of computation with their inputs' moments (`calibration.Calibration`),
     which 4-bit rounding uses; each layer is quantized before the next is asked for.
 
@@ -153,7 +158,7 @@ def quantize(module: nn.Module, stage: str, recipe: Recipe, moments: Moments | N
     for names, moment in [(list(schemes), None)] if moments is None else moments:
         for name in names:
             if name in schemes:
-                _quantize_layer(module, name, schemes.pop(name), moment)
+                (store or store_for_xnnpack)(module, name, schemes.pop(name), moment)
     if schemes:
         raise MvgptError("layers without calibration were not quantized", stage=stage, got=", ".join(schemes))
     return len(rules)
@@ -174,9 +179,14 @@ def _store_in_half(module: nn.Module, rule: Rule) -> None:
     if not names:
         raise MvgptError("a rule of the recipe matches no parameter", stage=rule.stage, got=rule.layers)
     for name in names:
-        _finite_half(module.get_parameter(name), name)
-        owner, _, key = name.rpartition(".")
-        parametrize.register_parametrization(module.get_submodule(owner), key, _Widened())
+        store_in_half(module, name)
+
+
+def store_in_half(module: nn.Module, name: str) -> None:
+    """Of a parameter; an operator widens it."""
+    _finite_half(module.get_parameter(name), name)
+    owner, _, key = name.rpartition(".")
+    parametrize.register_parametrization(module.get_submodule(owner), key, _Widened())
 
 
 def _finite_half(weight: torch.Tensor, name: str) -> torch.Tensor:
@@ -186,7 +196,22 @@ def _finite_half(weight: torch.Tensor, name: str) -> torch.Tensor:
     return half
 
 
-def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
+def check_groups(layer: nn.Linear, name: str, scheme: str) -> int:
+    """Weights to a scale, all of a row if the scheme names no group; MvgptError if they do not divide it."""
+    group = int(scheme.partition("-")[2] or layer.in_features)
+    if layer.in_features % group:
+        raise MvgptError(
+            f"the recipe's groups do not divide the weights of {name}",
+            stage="export",
+            expected=f"a multiple of {group} columns",
+            got=layer.in_features,
+            remedy="export with another recipe: int8 has no groups",
+        )
+    return group
+
+
+def store_for_xnnpack(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
+    """In torchao's form, which executorch's partitioner recognises."""
     import torch  # a second to import with torchao, and only needed here
     from torchao.quantization import quantize_
 
@@ -195,15 +220,7 @@ def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Ten
     if scheme == "32a16w":
         layer.weight = nn.Parameter(_finite_half(layer.weight, name).float(), requires_grad=False)
         return
-    weight, group = layer.weight, int(scheme.partition("-")[2] or layer.in_features)
-    if weight.shape[1] % group:
-        raise MvgptError(
-            f"the recipe's groups do not divide the weights of {name}",
-            stage="export",
-            expected=f"a multiple of {group} columns",
-            got=weight.shape[1],
-            remedy="export with another recipe: int8 has no groups",
-        )
+    weight, group = layer.weight, check_groups(layer, name, scheme)
     quantize_(module, _config(scheme), lambda _, at: at == name)
     if "4w-" in scheme:  # torchao's container with values and scales of our own
         # XNNPACK stores the scales of groups as bfloat16, which must be positive.

@@ -1,14 +1,13 @@
 """One exportable module per stage of the contract, made from the eager model, and example inputs for each.
 
-The eager networks are used as they are; only what a runtime provides in its own way is swapped in: the KV cache and its
-attention (stock `llama::` operators) and the form of the selective scan.
+The eager networks are used as they are; only what a runtime provides in its own way is swapped in: a form of FORMS.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -25,10 +24,13 @@ from .models.patches import PatchEmbedding, PatchLinear
 from .models.video_gpt import VideoGPT
 from .models.videomamba import Block, Mixer, VideoMamba
 from .norms import DelegatedLayerNorm, DelegatedRMSNorm
+from .onnx_form import ByteEmbedding as OnnxByteEmbedding
+from .onnx_form import NibbleEmbedding, NibbleLinear, OnnxAttention, OnnxRMSNorm, store
 from .ops.selective_scan import selective_scan_stock
-from .quant import Recipe, quantize
+from .quant import Recipe, Store, quantize, store_for_xnnpack
 from .text_decoder import (
     ByteEmbedding,
+    CachedAttention,
     FusedAttention,
     HalfEmbedding,
     StockAttention,
@@ -41,13 +43,29 @@ from .text_decoder import (
 Network = TypeVar("Network", bound=nn.Module)
 
 
+# Layers of the eager networks that XNNPACK would not run, or not as well, and the same as it does.
+DELEGATED: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    PatchEmbedding: PatchLinear,
+    nn.LayerNorm: DelegatedLayerNorm,
+    RMSNorm: DelegatedRMSNorm,
+}
+
+
 @dataclass(frozen=True)
-class KernelForm:
-    """How the operators that XNNPACK has no form of are exported."""
+class Form:
+    """What of the networks a backend wants otherwise than the eager model has it."""
 
     mixer: Callable[[Mixer], nn.Module]
-    attention: type[FusedAttention | StockAttention]
-    head: type[TableHead] | None  # None: the head is a linear layer like the others
+    attention: type[CachedAttention]
+    # Of a table in 4 bits; without, the head is a linear layer like the others.
+    head: Callable[[torch.Tensor, int, torch.Tensor | None], TableHead | NibbleLinear] | None = None
+    layers: Mapping[type[nn.Module], Callable[..., nn.Module]] = field(default_factory=dict)  # by what they replace
+    # Whether linear layers and tables are stored by the recipe here. Otherwise all is float32, and the backend
+    # quantizes what it lowered.
+    quantized: bool = True
+    store: Store = store_for_xnnpack  # of a linear layer
+    table: type[TableEmbedding | NibbleEmbedding] = TableEmbedding  # of an embedding in 4 bits
+    byte_table: type[ByteEmbedding | OnnxByteEmbedding] = ByteEmbedding
 
 
 def _stock_mixer(mixer: Mixer) -> nn.Module:
@@ -61,18 +79,19 @@ def _fused_mixer(mixer: Mixer) -> nn.Module:
     return FusedMixer(mixer)
 
 
-# `--kernels`: operators of our own, or a form that an unmodified ExecuTorch runtime executes.
-KERNELS = {
-    "fused": KernelForm(_fused_mixer, FusedAttention, TableHead),
-    "stock": KernelForm(_stock_mixer, StockAttention, None),
-}
-
-
-# Layers of the eager networks that XNNPACK would not run, or not as well, and the same as it does.
-DELEGATED: dict[type[nn.Module], Callable[..., nn.Module]] = {
-    PatchEmbedding: PatchLinear,
-    nn.LayerNorm: DelegatedLayerNorm,
-    RMSNorm: DelegatedRMSNorm,
+# The first two are `--kernels`: operators of our own, or a form that an unmodified ExecuTorch runtime executes.
+FORMS = {
+    "fused": Form(_fused_mixer, FusedAttention, TableHead, DELEGATED),
+    "stock": Form(_stock_mixer, StockAttention, None, DELEGATED),
+    "onnx": Form(
+        _stock_mixer,  # its scans become Scan nodes
+        OnnxAttention,
+        NibbleLinear,
+        {PatchEmbedding: PatchLinear, RMSNorm: OnnxRMSNorm},
+        store=store,
+        table=NibbleEmbedding,
+        byte_table=OnnxByteEmbedding,
+    ),
 }
 
 
@@ -85,7 +104,7 @@ def unit_modules(
     model: VideoGPT,
     names: Sequence[str],
     geometry: Geometry,
-    kernels: str,
+    form: str,
     recipe: Recipe,
     prompts: Sequence[torch.Tensor] | None,
     report: Report,
@@ -93,81 +112,88 @@ def unit_modules(
     """The modules of the stages that share a file, in the order of `names`: see `stage_module`.
 
     The language model's rounding is calibrated on `prompts` (calibration.py), if there are any, and its two stages
-    share one table where the recipe and the kernels have such a one.
+    share one table where the recipe and the form have such a one.
     """
     decoder = None
     if "text_decoder" in names:
-        decoder = text_decoder(model, geometry, kernels, recipe, prompts, report)
+        decoder = text_decoder(model, geometry, form, recipe, prompts, report)
     modules: dict[str, nn.Module] = {}
     for name in names:
         if name == "text_decoder" and decoder:
             modules[name] = decoder
         elif name == "token_embedding":
-            modules[name] = token_embedding(model, recipe, decoder)
+            modules[name] = token_embedding(model, form, recipe, decoder)
         else:
-            modules[name] = stage_module(model, name, geometry, kernels, recipe)
+            modules[name] = stage_module(model, name, geometry, form, recipe)
     return modules
 
 
-def stage_module(model: VideoGPT, name: str, geometry: Geometry, kernels: str, recipe: Recipe) -> nn.Module:
-    """The module to export for stage `name` with a form of `KERNELS`, quantized by `recipe`, not calibrated.
+def stage_module(model: VideoGPT, name: str, geometry: Geometry, form: str, recipe: Recipe) -> nn.Module:
+    """The module to export for stage `name` in a form of FORMS, quantized by `recipe`, not calibrated.
 
     Its modules are its own; its tensors are the eager model's where they are not quantized.
     """
     if name == "text_decoder":
-        return text_decoder(model, geometry, kernels, recipe, None)
+        return text_decoder(model, geometry, form, recipe, None)
     if name == "token_embedding":
-        return token_embedding(model, recipe, None)
+        return token_embedding(model, form, recipe, None)
     module: nn.Module = _same_tensors(getattr(model, name))
     if isinstance(module, VideoMamba):
         for block in module.layers:
             assert isinstance(block, Block)
             assert isinstance(block.mixer, Mixer)
-            block.mixer = KERNELS[kernels].mixer(block.mixer)
+            block.mixer = FORMS[form].mixer(block.mixer)
     for parent in list(module.modules()):
         for child_name, child in parent.named_children():
-            for kind, form in DELEGATED.items():
+            for kind, other in FORMS[form].layers.items():
                 if isinstance(child, kind):
-                    setattr(parent, child_name, form(child))
-    quantize(module, name, recipe)
+                    setattr(parent, child_name, other(child))
+    if FORMS[form].quantized:
+        quantize(module, name, recipe, store=FORMS[form].store)
     return module.eval()
 
 
 def text_decoder(
     model: VideoGPT,
     geometry: Geometry,
-    kernels: str,
+    form: str,
     recipe: Recipe,
     prompts: Sequence[torch.Tensor] | None,
     report: Report = lambda what: None,
 ) -> TextDecoder:
     """`stage_module` of that stage; rounding is calibrated on `prompts` (calibration.py), if there are any."""
-    form = KERNELS[kernels]
-    cache = torch.float16 if recipe.half_kv_cache and form.attention is FusedAttention else torch.float32
-    module = TextDecoder(_same_tensors(model.language_model), geometry, form.attention, cache)
+    parts = FORMS[form]
+    cache = torch.float16 if recipe.half_kv_cache and parts.attention is FusedAttention else torch.float32
+    norm = parts.layers.get(RMSNorm, lambda norm: norm)
+    module = TextDecoder(_same_tensors(model.language_model), geometry, parts.attention, cache, norm)
+    if not parts.quantized:
+        return module.eval()
     weight = module.lm_head.get_parameter("weight")
-    table = form.head if recipe.embedding_bits == 4 else None
+    table = parts.head if recipe.embedding_bits == 4 else None
     if table:
         module.lm_head = nn.Identity()  # no linear layer, so no rule is for it
     calibration = None if prompts is None else Calibration(module, prompts, report)
-    quantize(module, "text_decoder", recipe, calibration)
+    quantize(module, "text_decoder", recipe, calibration, parts.store)
     if table:
         module.lm_head = table(weight, recipe.embedding_group, calibration.head if calibration else None)
     return module.eval()
 
 
-def token_embedding(model: VideoGPT, recipe: Recipe, decoder: TextDecoder | None) -> TokenEmbedding:
+def token_embedding(model: VideoGPT, form: str, recipe: Recipe, decoder: TextDecoder | None) -> TokenEmbedding:
     """`stage_module` of that stage, on the head's table of the `text_decoder` with which it shares a file."""
     network = model.language_model
     module, weight = TokenEmbedding(network), network.embed_tokens.weight
+    parts = FORMS[form]
+    if not parts.quantized:
+        return module.eval()
     if recipe.embedding_bits == 4:
-        head = decoder.lm_head if decoder and network.config.tied else None
-        if isinstance(head, TableHead):
-            module.embed_tokens = TableEmbedding(head.table, head.scales)
+        head = decoder.lm_head if decoder and network.config.tied and parts.head else None
+        if isinstance(head, (TableHead, NibbleLinear)):
+            module.embed_tokens = parts.table(head.table, head.scales)
         else:
-            module.embed_tokens = TableEmbedding.of(weight, recipe.embedding_group)
+            module.embed_tokens = parts.table.of(weight, recipe.embedding_group)
     elif recipe.embedding_bits == 8:
-        module.embed_tokens = ByteEmbedding(weight)
+        module.embed_tokens = parts.byte_table(weight)
     elif recipe.embedding_bits == 16:
         module.embed_tokens = HalfEmbedding(weight)
     return module.eval()

@@ -1,12 +1,13 @@
-"""The stages `token_embedding` and `text_decoder`: the eager Qwen2 rearranged for ExecuTorch, its KV cache inside.
+"""The stages `token_embedding` and `text_decoder`: the eager Qwen2 rearranged for export, its KV cache inside.
 
-The same weights and the same arithmetic. Between two attentions everything is one XNNPACK delegate (norms.py has the
-norms for it); keys and values are one linear layer. Only keys and values of the last layer are needed of positions
+The same weights and the same arithmetic. Between two attentions everything can be one XNNPACK delegate (norms.py has
+the norms for it); keys and values are one linear layer. Only keys and values of the last layer are needed of positions
 before the last: its queries, output and MLP run for that one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -16,27 +17,37 @@ from mvgpt_runtime.errors import MvgptError
 from torch import nn
 
 from .config import Qwen2Config
+from .models.norm import RMSNorm
 from .models.qwen2 import Block, Qwen2, rotary_table, rotate
-from .norms import DelegatedRMSNorm
+
+Norm = Callable[[RMSNorm], nn.Module]
 
 
 class Attention(Protocol):
-    """What a layer asks of `--kernels`: q [1, m ≤ n, heads · head_dim] of the last m positions and kv [1, n, 2 ·
+    """What a layer asks of a form: q [1, m ≤ n, heads · head_dim] of the last m positions and kv [1, n, 2 ·
     kv_heads · head_dim] (keys, then values), not rotated → context [1, m, heads · head_dim]; start_pos int64 [1]."""
 
     def __call__(self, q: torch.Tensor, kv: torch.Tensor, start_pos: torch.Tensor) -> torch.Tensor: ...
 
 
-class FusedAttention(nn.Module):
-    """Our own operator (ops/fused_attention.py); `tables` are cos and sin for all positions of the cache."""
+class CachedAttention(nn.Module):
+    """An `Attention` with keys and values of all positions in the buffers `k` and `v`."""
 
     k: torch.Tensor
     v: torch.Tensor
+
+    def __init__(self, config: Qwen2Config, max_context: int, dtype: torch.dtype) -> None:
+        super().__init__()
+
+
+class FusedAttention(CachedAttention):
+    """Our own operator (ops/fused_attention.py); `tables` are cos and sin for all positions of the cache."""
+
     cos: torch.Tensor
     sin: torch.Tensor
 
     def __init__(self, config: Qwen2Config, max_context: int, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(config, max_context, dtype)
         from .ops import fused_attention as op
 
         if not op.supported(config.head_dim):
@@ -60,16 +71,14 @@ class FusedAttention(nn.Module):
         return torch.ops.mvgpt.grouped_query_attention(q, kv, self.k, self.v, self.cos, self.sin, start_pos)
 
 
-class StockAttention(nn.Module):
+class StockAttention(CachedAttention):
     """ExecuTorch's `llama::` operators, which every build for language models has."""
 
-    k: torch.Tensor
-    v: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
 
     def __init__(self, config: Qwen2Config, max_context: int, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(config, max_context, dtype)
         from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  registers torch.ops.llama
 
         assert dtype == torch.float32  # the operators want the cache in the queries' dtype
@@ -101,11 +110,11 @@ class StockAttention(nn.Module):
 class Layer(nn.Module):
     """One block: x [1, n, hidden] → [1, n, hidden], or [1, 1, hidden] of the last position in the last layer."""
 
-    def __init__(self, block: Block, attention: Attention, *, last: bool) -> None:
+    def __init__(self, block: Block, attention: Attention, norm: Norm, *, last: bool) -> None:
         super().__init__()
         old = block.self_attn
-        self.input_norm = DelegatedRMSNorm(block.input_layernorm)
-        self.post_norm = DelegatedRMSNorm(block.post_attention_layernorm)
+        self.input_norm = norm(block.input_layernorm)
+        self.post_norm = norm(block.post_attention_layernorm)
         self.q_proj, self.o_proj, self.mlp = old.q_proj, old.o_proj, block.mlp
         self.kv_proj = nn.Linear(old.k_proj.in_features, old.k_proj.out_features + old.v_proj.out_features)
         self.kv_proj.weight = nn.Parameter(torch.cat([old.k_proj.weight, old.v_proj.weight]), requires_grad=False)
@@ -136,7 +145,7 @@ class TextDecoder(nn.Module):
     """embeddings [1, n, hidden], start_pos int64 [1] → logits [1, vocab] of the last position."""
 
     def __init__(
-        self, network: Qwen2, geometry: Geometry, attention: type[FusedAttention | StockAttention], cache: torch.dtype
+        self, network: Qwen2, geometry: Geometry, attention: type[CachedAttention], cache: torch.dtype, norm: Norm
     ) -> None:
         super().__init__()
         self.config = config = network.config
@@ -144,8 +153,8 @@ class TextDecoder(nn.Module):
         self.layers = nn.ModuleList()
         for i, block in enumerate(network.layers):
             assert isinstance(block, Block)
-            self.layers.append(Layer(block, attention(config, geometry.max_context, cache), last=i == last))
-        self.norm = DelegatedRMSNorm(network.norm)
+            self.layers.append(Layer(block, attention(config, geometry.max_context, cache), norm, last=i == last))
+        self.norm = norm(network.norm)
         self.lm_head: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.lm_head.weight = (network.embed_tokens if config.tied else network.lm_head).weight
 

@@ -315,7 +315,7 @@ def _print_manifest(manifest: Manifest) -> None:
     )
     table = Table("stage", "file", "MB", "delegates", "operators outside", box=None, pad_edge=False)
     for name, stage in manifest.stages.items():
-        size = manifest.files[stage.file].bytes / 1e6
+        size = manifest.bytes_of(name) / 1e6
         table.add_row(name, stage.file, f"{size:.1f}", str(stage.delegates), str(sum(stage.undelegated.values())))
     console.print(table)
     if own := manifest.own_operators:

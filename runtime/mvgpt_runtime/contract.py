@@ -12,14 +12,15 @@ from dataclasses import dataclass
 CONTRACT_VERSION = 1
 """Raised whenever a stage's tensors, their meaning or the metadata change; hosts refuse other versions."""
 
-MANIFEST_SCHEMA_VERSION = 3
+MANIFEST_SCHEMA_VERSION = 4
 VECTORS_SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 VECTORS_NAME = "vectors.json"
 """The manifest of a folder of golden vectors."""
 TOKENIZER_NAME = "tokenizer.json"
 METADATA_METHOD = "mvgpt_metadata"
-"""Method of every ExecuTorch program that returns its stamp: JSON with `contract_version`, `stages` and `geometry`."""
+"""Method of every ExecuTorch program that returns its stamp: JSON with `contract_version`, `stages` and `geometry`.
+In an ONNX model it is a metadata property of this name."""
 
 # --- Preprocessing: the resizes are the host's (preprocess.py), the normalisation is inside the graphs ---
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -85,7 +86,8 @@ def _bounds(dim: int | str, geometry: Geometry) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the pipeline. `unit` is the file stem it is loaded and unloaded with."""
+    """One step of the pipeline. `unit` is what it is loaded and unloaded with: every file of it is called so up to the
+    first dot."""
 
     name: str
     unit: str
@@ -150,6 +152,7 @@ STAGES: tuple[Stage, ...] = (
 )
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
+UNITS = tuple(dict.fromkeys(stage.unit for stage in STAGES))
 ENCODER_STAGES = tuple(stage.name for stage in STAGES if stage.unit != "slm")
 LANGUAGE_STAGES = tuple(stage.name for stage in STAGES if stage.unit == "slm")
 """A low-memory session has either the encoders loaded or these."""
@@ -202,6 +205,11 @@ METRICS: dict[str, str] = {
     "decode_tokens_per_s": "decode steps / their time (the first token comes from prefill)",
     "peak_rss_bytes": "highest resident set size of the process so far",
 }
+
+
+def unit(file: str) -> str:
+    """The unit that a bundle's file belongs to: `slm.pte`, `slm.onnx.data`, `slm.mlpackage/Manifest.json`."""
+    return file.partition(".")[0]
 
 
 def geometry_dict(geometry: Geometry) -> dict[str, int]:

@@ -19,14 +19,14 @@ from .errors import MvgptError
 from .kernels import NAMESPACE
 
 
-def _plain_name(name: str) -> str:
-    """A file of this folder: nothing that could leave it, on any OS."""
-    if not name or name in (".", "..") or any(c in name for c in "/\\:\0"):
+def _relative(name: str) -> str:
+    """A file below this folder, `/` between names: nothing that could leave it, on any OS."""
+    if any(part in ("", ".", "..") or any(c in part for c in "\\:\0") for part in name.split("/")):
         raise ValueError(f"file name {name!r} leaves the bundle folder")
     return name
 
 
-FileName = Annotated[str, AfterValidator(_plain_name)]
+FileName = Annotated[str, AfterValidator(_relative)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -57,8 +57,8 @@ class FileInfo(_Part):
 
 
 class StageInfo(_Part):
-    file: FileName
-    method: str
+    file: FileName  # or a folder of files
+    method: str  # in the file, where a file has several
     backend: str
     delegates: NonNegativeInt  # subgraphs that run on the backend
     undelegated: dict[str, PositiveInt]  # operators that run as portable kernels, with their count
@@ -95,12 +95,15 @@ class Verification(_Part):
 
 
 class Manifest(_Part):
+    """`files` also has those that a stage's file brings with it: a package is a folder, weights may lie beside a graph.
+    All of them begin with the unit's name and a dot (`contract.unit`)."""
+
     schema_version: int
     contract_version: int
     model: ModelInfo
     source: SourceInfo
     recipe: str
-    backend: str
+    backend: str  # what --backend named; stages say which one runs them
     kernels: Literal["fused", "stock"]  # fused: some operators are our own, a runtime must have them built in
     geometry: dict[str, PositiveInt]
     stages: dict[str, StageInfo]
@@ -113,6 +116,19 @@ class Manifest(_Part):
     memory: Memory
     verified: Verification | None  # None: exported with --no-verify, nothing was compared
     tools: dict[str, str]
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Of the stages, each once."""
+        return tuple(dict.fromkeys(stage.backend for stage in self.stages.values()))
+
+    def files_with(self, file: str) -> list[str]:
+        """The files of `file`'s unit: to load any of them, all must be there."""
+        return [name for name in self.files if contract.unit(name) == contract.unit(file)]
+
+    def bytes_of(self, stage: str) -> int:
+        """Of all files of its unit."""
+        return sum(self.files[name].bytes for name in self.files_with(self.stages[stage].file))
 
     @property
     def own_operators(self) -> list[str]:
@@ -138,29 +154,29 @@ class Bundle:
         folder = Path(folder)
         bundle = cls(folder, read_manifest(folder))
         with ThreadPoolExecutor() as pool:  # hashing releases the GIL
-            for _ in pool.map(lambda item: _check_file(folder / item[0], item[1]), bundle.manifest.files.items()):
+            for _ in pool.map(lambda item: _check_file(folder, *item), bundle.manifest.files.items()):
                 pass
         return bundle
 
     def path(self, stage: str) -> Path:
-        """The file that holds `stage`; see `file`."""
+        """The file or folder that holds `stage`; see `file`."""
         return self.file(self.manifest.stages[stage].file)
 
     def file(self, name: str) -> Path:
-        """Where a file of the bundle is, to be opened at once.
+        """Where a file of the bundle is, to be opened at once, with the others of its unit if it refers to them.
 
         Raises:
-            MvgptError: since the bundle was opened the file was replaced or written to; its hash is not known any more.
+            MvgptError: since the bundle was opened one was replaced or written to; its hash is not known any more.
         """
-        path = self.folder / name
-        if _identity(path) != self._identities[name]:
-            raise MvgptError(
-                f"{name} was changed while the bundle was open",
-                stage="bundle",
-                got=path,
-                remedy="open the bundle again, which checks its files anew",
-            )
-        return path
+        for part in self.manifest.files_with(name):
+            if _identity(self.folder / part) != self._identities[part]:
+                raise MvgptError(
+                    f"{part} was changed while the bundle was open",
+                    stage="bundle",
+                    got=self.folder / part,
+                    remedy="open the bundle again, which checks its files anew",
+                )
+        return self.folder / name
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
@@ -218,11 +234,16 @@ def read_manifest(folder: Path) -> Manifest:
 def _check_consistency(manifest: Manifest) -> None:
     if tuple(manifest.stages) != contract.STAGE_NAMES:
         raise ValueError(f"stages: expected {', '.join(contract.STAGE_NAMES)}; got {', '.join(manifest.stages)}")
-    named = {s.file for s in manifest.stages.values()} | ({manifest.tokenizer} if manifest.tokenizer else set())
-    if named != manifest.files.keys():
-        raise ValueError(
-            f"files: the stages and the tokenizer name {sorted(named)}, listed are {sorted(manifest.files)}"
-        )
+    listed = manifest.files.keys() - {manifest.tokenizer}
+    for name, stage in manifest.stages.items():
+        if contract.unit(stage.file) != contract.stage(name).unit:
+            raise ValueError(f"stages.{name}: {stage.file} is not called {contract.stage(name).unit} and a dot")
+        if not any(f"{file}/".startswith(f"{stage.file}/") for file in listed):
+            raise ValueError(f"stages.{name}: {stage.file} is not listed in files")
+    if manifest.tokenizer and manifest.tokenizer not in manifest.files:
+        raise ValueError(f"tokenizer: {manifest.tokenizer} is not listed in files")
+    if others := sorted(file for file in listed if contract.unit(file) not in contract.UNITS):
+        raise ValueError(f"files: neither of a stage nor the tokenizer: {', '.join(others)}")
     if manifest.tokenizer and not manifest.stop_ids:
         raise ValueError("stop_ids is empty: no answer would end")
     for name in ("suffix", "next_turn"):
@@ -233,7 +254,8 @@ def _check_consistency(manifest: Manifest) -> None:
         raise ValueError(f"geometry: impossible sizes {manifest.geometry}")
 
 
-def _check_file(path: Path, info: FileInfo) -> None:
+def _check_file(folder: Path, name: str, info: FileInfo) -> None:
+    path = folder / name
     try:
         size = path.stat().st_size if path.is_file() else None
         digest = file_sha256(path) if size == info.bytes else None
@@ -245,7 +267,7 @@ def _check_file(path: Path, info: FileInfo) -> None:
         )
     if size != info.bytes:
         raise MvgptError(
-            f"{path.name} has another size than the manifest says",
+            f"{name} has another size than the manifest says",
             stage="bundle",
             expected=f"{info.bytes} bytes",
             got=f"{size} bytes",
@@ -253,7 +275,7 @@ def _check_file(path: Path, info: FileInfo) -> None:
         )
     if digest != info.sha256:
         raise MvgptError(
-            f"{path.name} has another sha256 than the manifest says",
+            f"{name} has another sha256 than the manifest says",
             stage="bundle",
             expected=info.sha256,
             got=digest,

@@ -1,4 +1,4 @@
-"""Backends are functions in a literal dict: exported programs in, one file and a report out."""
+"""Backends lower a unit of stages to files; a target says which backend takes which unit. Both are literal tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mvgpt_runtime.contract import UNITS, Geometry
 from torch.export import ExportedProgram
+
+from ..quant import RECIPES, Recipe
 
 
 @dataclass(frozen=True)
@@ -15,10 +18,11 @@ class LoweredMethod:
 
     delegates: int
     undelegated: dict[str, int]  # operator outside, as the program calls it → count
+    file: str | None = None  # its own one; None: the unit's
 
 
 @dataclass(frozen=True)
-class LoweredFile:
+class LoweredUnit:
     methods: dict[str, LoweredMethod]
     planned_bytes: int  # activations and state
 
@@ -31,15 +35,64 @@ class LoweredFile:
 Report = Callable[[str], None]
 """Told what is done next: lowering a language model takes minutes."""
 
-Lower = Callable[[dict[str, ExportedProgram], str, Path, Report], LoweredFile]
-"""(exported program per stage, stamp as JSON, file to write, report) → what became of it."""
+Lower = Callable[[dict[str, ExportedProgram], Recipe, Geometry, Path, Report], LoweredUnit]
+"""(exported program per stage, recipe, sizes to stamp, path, report) → what became of it.
+
+It writes the file or folder `path`, or files beside it whose names begin with the unit's and a dot.
+"""
 
 
-def _xnnpack(programs: dict[str, ExportedProgram], stamp: str, path: Path, report: Report) -> LoweredFile:
+@dataclass(frozen=True)
+class Backend:
+    """`forms`: of `stages.FORMS`, what stages are exported in; where there are several, --kernels chooses.
+    `tools`: the packages that make its files; `extra`: what of mvgpt brings them, if not every installation has them.
+    """
+
+    lower: Lower
+    suffix: str
+    forms: tuple[str, ...]
+    tools: tuple[str, ...]
+    extra: str | None = None
+    recipes: tuple[str, ...] = tuple(RECIPES)
+
+
+def _xnnpack(
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+) -> LoweredUnit:
     from . import xnnpack  # imports executorch's compiler, seconds
 
-    return xnnpack.lower(programs, stamp, path, report)
+    return xnnpack.lower(programs, recipe, geometry, path, report)
 
 
-BACKENDS: dict[str, Lower] = {"xnnpack": _xnnpack}
-SUFFIXES = {"xnnpack": ".pte"}
+def _onnx(
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+) -> LoweredUnit:
+    from . import onnx
+
+    return onnx.lower(programs, recipe, geometry, path, report)
+
+
+BACKENDS = {
+    "xnnpack": Backend(_xnnpack, ".pte", ("fused", "stock"), ("executorch", "torchao")),
+    "onnx": Backend(_onnx, ".onnx", ("onnx",), ("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What `--backend` names."""
+
+    backends: dict[str, str]  # by unit
+    kernels: str | None = None  # the only form that it takes, where its backends have several
+
+    def recipes(self) -> list[str]:
+        """Those that all its backends have."""
+        return [name for name in RECIPES if all(name in BACKENDS[b].recipes for b in self.backends.values())]
+
+
+TARGETS = {
+    "xnnpack": Target(dict.fromkeys(UNITS, "xnnpack")),
+    # An app builds the operators in, so that an export without them is a mistake.
+    "android": Target(dict.fromkeys(UNITS, "xnnpack"), kernels="fused"),
+    "onnx": Target(dict.fromkeys(UNITS, "onnx")),
+}

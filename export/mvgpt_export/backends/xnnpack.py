@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,18 @@ from executorch.exir.backend.backend_details import PreprocessResult
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.passes import MemoryPlanningPass
 from mvgpt_runtime import contract
+from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.engines.program import read_program
 from torch.export import ExportedProgram
 
-from . import LoweredFile, LoweredMethod, Report
+from ..quant import Recipe
+from . import LoweredMethod, LoweredUnit, Report
 
 
-def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path, report: Report) -> LoweredFile:
-    """Write `programs` as the methods of one `.pte` file."""
+def lower(
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+) -> LoweredUnit:
+    """Write `programs` as the methods of one `.pte` file. They come quantized: the partitioner reads torchao's form."""
     report("decompose")
     with _delegates_reported(report), _idle_passes_skipped(), _half_weights_kept():
         edge = to_edge_transform_and_lower(
@@ -30,7 +35,7 @@ def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path, report: 
             partitioner=[XnnpackPartitioner()],
             # ExecuTorch's check of the operator set does not know the llama:: operators
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
-            constant_methods={contract.METADATA_METHOD: stamp},
+            constant_methods={contract.METADATA_METHOD: json.dumps(contract.stamp(list(programs), geometry))},
         )
     report("write")
     program = edge.to_executorch(
@@ -44,7 +49,7 @@ def lower(programs: dict[str, ExportedProgram], stamp: str, path: Path, report: 
         program.write_to_file(f)
     plans = program.executorch_program.execution_plan
     methods = {n: LoweredMethod(m.delegates, m.outside) for n, m in read_program(path).items() if n in programs}
-    return LoweredFile(methods, sum(sum(plan.non_const_buffer_sizes) for plan in plans))
+    return LoweredUnit(methods, sum(sum(plan.non_const_buffer_sizes) for plan in plans))
 
 
 @contextmanager

@@ -169,7 +169,8 @@ def _run(session: Session, protocol: Protocol, video: Path, index: int, say: Cal
 def _evict(session: Session) -> bool:
     """Whether the programs must now come from the disk."""
     _unload(session, contract.STAGE_NAMES)
-    return machine.evict({session.bundle.path(stage) for stage in contract.STAGE_NAMES})
+    files = session.bundle.manifest.files.keys() - {session.bundle.manifest.tokenizer}
+    return machine.evict({session.bundle.folder / name for name in files})
 
 
 def _load(session: Session) -> float:

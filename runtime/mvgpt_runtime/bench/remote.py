@@ -82,8 +82,12 @@ def run_on_device(
     progress("connect", 0, 1)
     device = connect(spec, app)
     folder, videos = f"{device.root}/bundles/{opened.folder.resolve().name}", f"{device.root}/videos"
-    files = {opened.folder / name: info.sha256 for name, info in opened.manifest.files.items()}
-    push(device, folder, {**files, manifest: bundle_sha256}, progress)  # the manifest last: it makes a bundle of them
+    folders: dict[str, dict[Path, str]] = {}
+    for name, info in opened.manifest.files.items():
+        folders.setdefault(f"{folder}/{name}".rpartition("/")[0], {})[opened.folder / name] = info.sha256
+    top = {**folders.pop(folder, {}), manifest: bundle_sha256}
+    for place, files in {**folders, folder: top}.items():  # the manifest last: it makes a bundle of them
+        push(device, place, files, progress)
     push(device, videos, {video: video_sha256}, progress)
 
     results: list[Result] = []

@@ -1,8 +1,9 @@
-"""Engines run stages. Every backend is one, with the same four methods; hosts see nothing else of a backend."""
+"""Engines run stages. Every backend has one, with the same four methods; hosts see nothing else of a backend."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,13 +15,13 @@ from ..manifest import Bundle
 
 
 class Engine(Protocol):
-    """Runs a bundle's stages on one backend. Not thread-safe: one call at a time."""
+    """Runs a bundle's stages. Not thread-safe: one call at a time."""
 
     def load(self, stage: str) -> None:
-        """Load the file of `stage`, if it is not loaded. Raises MvgptError if it does not fit bundle or runtime."""
+        """Load `stage`, if it is not loaded. Raises MvgptError if its file does not fit bundle or runtime."""
 
     def unload(self, stage: str) -> None:
-        """Free the file of `stage` (and of every stage in it, and a KV cache in it); a later call loads it again."""
+        """Free the unit of `stage` (every stage of it, and its KV cache); a later call loads it again."""
 
     def prewarm(self, stage: str) -> None:
         """Load `stage` and run it once on zeros, so that the next call is as fast as any. Overwrites the last position
@@ -30,17 +31,70 @@ class Engine(Protocol):
         """Run `stage` on arrays in the contract's order; outputs likewise, owned by the caller."""
 
 
-def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:
-    """The engine for the bundle's backend. `threads`: size of the process-wide pool (None: the backend's choice)."""
+def _executorch(bundle: Bundle, threads: int | None) -> Engine:
     from .executorch import ExecuTorchEngine
 
-    engines = {"xnnpack": ExecuTorchEngine}
-    backend = bundle.manifest.backend
-    if backend not in engines:
+    return ExecuTorchEngine(bundle, threads)
+
+
+def _onnx(bundle: Bundle, threads: int | None) -> Engine:
+    from .onnx import OnnxEngine
+
+    return OnnxEngine(bundle, threads)
+
+
+ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {"xnnpack": _executorch, "onnx": _onnx}
+
+
+def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:
+    """The engine for the bundle's backends. `threads`: size of a backend's pool (None: the backend's choice)."""
+    backends = bundle.manifest.backends
+    if unknown := [name for name in backends if name not in ENGINES]:
         raise MvgptError(
-            "this runtime has no engine for the backend", stage="bundle", expected=list(engines), got=backend
+            "this runtime has no engine for the backend", stage="bundle", expected=list(ENGINES), got=unknown[0]
         )
-    return engines[backend](bundle, threads)
+    return ENGINES[backends[0]](bundle, threads) if len(backends) == 1 else MixedEngine(bundle, threads)
+
+
+class MixedEngine:
+    """Each stage on the engine of its backend, which is made when its first stage is loaded."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self._bundle, self._threads = bundle, threads
+        self._engines: dict[str, Engine] = {}
+
+    def load(self, stage: str) -> None:
+        self._engine(stage).load(stage)
+
+    def unload(self, stage: str) -> None:
+        if engine := self._engines.get(self._bundle.manifest.stages[stage].backend):
+            engine.unload(stage)
+
+    def prewarm(self, stage: str) -> None:
+        self._engine(stage).prewarm(stage)
+
+    def run(self, stage: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._engine(stage).run(stage, inputs)
+
+    def _engine(self, stage: str) -> Engine:
+        backend = self._bundle.manifest.stages[stage].backend
+        if backend not in self._engines:
+            self._engines[backend] = ENGINES[backend](self._bundle, self._threads)
+        return self._engines[backend]
+
+
+def check_stamp(bundle: Bundle, file: str, stamp: object) -> None:
+    """MvgptError unless what `file` says of itself is what the bundle's manifest says of it."""
+    stages = [name for name, info in bundle.manifest.stages.items() if info.file == file]
+    expected = contract.stamp(stages, bundle.geometry)
+    if stamp != expected:
+        raise MvgptError(
+            f"{file} was exported for another bundle",
+            stage="bundle",
+            expected=expected,
+            got=stamp,
+            remedy="export the whole bundle again; files of different exports do not mix",
+        )
 
 
 def check_inputs(stage: str, inputs: Sequence[np.ndarray], geometry: Geometry) -> None:
@@ -74,3 +128,9 @@ def zero_inputs(stage: str, geometry: Geometry) -> list[np.ndarray]:
     if stage == "text_decoder":
         arrays[1][:] = geometry.max_context - 1
     return arrays
+
+
+def return_freed_memory() -> None:
+    """glibc keeps what an unloaded stage freed, hundreds of megabytes; other C libraries have no such function."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

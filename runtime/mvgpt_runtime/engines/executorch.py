@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import json
 import os
@@ -19,7 +18,7 @@ import numpy as np
 from .. import contract, kernels
 from ..errors import MvgptError
 from ..manifest import Bundle
-from . import check_inputs, zero_inputs
+from . import check_inputs, check_stamp, return_freed_memory, zero_inputs
 
 # Kernel libraries inside the executorch package, by operator namespace; loaded when a bundle needs them.
 KERNEL_LIBRARIES = {
@@ -51,7 +50,7 @@ class ExecuTorchEngine:
             if info.file == file:
                 self._methods.pop(name, None)
         if self._programs.pop(file, None) is not None:
-            _return_freed_memory()
+            return_freed_memory()
 
     def prewarm(self, stage: str) -> None:
         self.run(stage, zero_inputs(stage, self._bundle.geometry))
@@ -89,7 +88,7 @@ class ExecuTorchEngine:
                 if (program := self._programs.get(info.file)) is None:
                     program = self._open(self._bundle.file(info.file))
                     stamp = json.loads(program.load_method(contract.METADATA_METHOD)([])[0])
-                    self._check_stamp(info.file, stamp)
+                    check_stamp(self._bundle, info.file, stamp)
                 method = program.load_method(info.method)
             except (RuntimeError, ValueError, IndexError, TypeError) as e:
                 raise MvgptError(
@@ -101,18 +100,6 @@ class ExecuTorchEngine:
     def _open(self, path: Path) -> Any:
         return self._runtime._load_program(str(path))
 
-    def _check_stamp(self, file: str, stamp: object) -> None:
-        stages = [name for name, info in self._bundle.manifest.stages.items() if info.file == file]
-        expected = contract.stamp(stages, self._bundle.geometry)
-        if stamp != expected:
-            raise MvgptError(
-                f"{file} was exported for another bundle",
-                stage="bundle",
-                expected=expected,
-                got=stamp,
-                remedy="export the whole bundle again; files of different exports do not mix",
-            )
-
 
 def _runtime() -> Any:
     """ExecuTorch's bindings. The public module around them also imports the export compiler, which takes 2.5 s."""
@@ -120,12 +107,6 @@ def _runtime() -> Any:
     from executorch.extension.pybindings import _C
 
     return _C
-
-
-def _return_freed_memory() -> None:
-    """glibc keeps what an unloaded stage freed, hundreds of megabytes; other C libraries have no such function."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def _load_kernels(namespace: str) -> None:

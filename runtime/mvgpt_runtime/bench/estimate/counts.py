@@ -68,10 +68,10 @@ class Counts:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        if bundle.manifest.backend != "xnnpack":
+        if (backends := bundle.manifest.backends) != ("xnnpack",):
             raise MvgptError(
                 "only ExecuTorch programs can be counted", stage="estimate", expected="xnnpack",
-                got=bundle.manifest.backend,
+                got=", ".join(backends),
             )  # fmt: skip
         self._geometry = bundle.geometry
         files = {name: info.file for name, info in bundle.manifest.stages.items()}
