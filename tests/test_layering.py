@@ -21,6 +21,8 @@ RUNTIME_ALLOWED = {
     "executorch": {"engines", "kernels.py"},
     "coremltools": {"engines"},
     "google": {"engines"},  # protobuf, which coremltools brings
+    "onnx": {"engines"},
+    "onnxruntime": {"engines"},
     "decord": {"video.py"},
     "tokenizers": {"prompt.py"},
     "pydantic": {"manifest.py", "vectors.py", "results.py", "launch.py"},
@@ -85,7 +87,7 @@ def test_importing_the_packages_is_light() -> None:
 
 
 def test_the_session_needs_no_exporter() -> None:
-    heavy = "{'mvgpt_export', 'torch', 'executorch', 'decord', 'tokenizers'}"
+    heavy = "{'mvgpt_export', 'torch', 'executorch', 'onnxruntime', 'decord', 'tokenizers'}"
     code = f"import sys, mvgpt_runtime.session; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 

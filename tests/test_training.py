@@ -100,12 +100,29 @@ def test_targets_are_the_answers() -> None:
             here = batch.blocks[i] == block
             if not here.any():
                 continue  # it did not fit
-            targets = batch.targets[i][here]
-            answer = data.tokenizer.decode(targets[targets != NOTHING].tolist(), skip_special_tokens=False)
+            ids, targets = batch.ids[i][here], batch.targets[i][here]
+            assert targets.tolist() == [*ids[1:].tolist(), NOTHING]
+            answer = data.tokenizer.decode(targets[batch.answers[i][here]].tolist(), skip_special_tokens=False)
             text = data.tokenizer.decode(batch.ids[i][here].tolist(), skip_special_tokens=False)
             question = text.split("<|im_end|>")[0].strip()
             assert (question, answer.removesuffix("<|im_end|>")) in asked
             assert answer.endswith("<|im_end|>")
+
+
+def test_descriptions_hold_the_answers() -> None:
+    """Colours, shapes and deeds of all objects stand before every question, and are not predicted."""
+    data = Batches(TOKENIZER, CONFIG.clip.image_size, GRID, seed=0, clips=10, length=300, words=True)
+    batch = data[0]
+    assert batch.frames.numel() == 0
+    for i in range(10):
+        here = batch.blocks[i] == 0
+        text = data.tokenizer.decode(batch.ids[i][here].tolist(), skip_special_tokens=False)
+        described, rest = text.split(".\n", 1)
+        for thing in scene(MAX_SEED, i).objects:
+            assert f"{thing.colour} {thing.shape}" in described
+        first = int((batch.targets[i][here] != NOTHING).nonzero()[0])
+        left = data.tokenizer.decode(batch.ids[i][here][first:].tolist(), skip_special_tokens=False)
+        assert left == "\n" + rest or left == rest
 
 
 def test_labels_are_where_the_colours_are() -> None:

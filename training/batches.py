@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from mvgpt_runtime.contract import PROMPT_PREFIX, PROMPT_SUFFIX
 from mvgpt_runtime.synthetic import TYPES, ask_about, draw, scene
+from mvgpt_runtime.synthetic.questions import VERBS
 from mvgpt_runtime.synthetic.scenes import COLOURS, DIRECTIONS, FRAMES, MAX_SEED, SHAPES, SPEEDS, Scene
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
@@ -30,7 +31,8 @@ class Batch:
     offsets: torch.Tensor  # float32 [B, T, patches, 2]: from the patch to the object's centre, in radii
     flashes: torch.Tensor  # bool [B, T]: frames with an object that flashes up
     ids: torch.Tensor  # int64 [B, n]: questions and answers, one after the other, padded with 0
-    targets: torch.Tensor  # int64 [B, n]: the next token where it belongs to an answer, else NOTHING
+    targets: torch.Tensor  # int64 [B, n]: the next token of the same question or answer, else NOTHING
+    answers: torch.Tensor  # bool [B, n]: whether that one belongs to an answer
     blocks: torch.Tensor  # int64 [B, n]: which question a token belongs to; −1: padding
     places: torch.Tensor  # int64 [B, n]: position within it
     types: torch.Tensor  # int64 [B, n]: the question's, an index into TYPES
@@ -45,11 +47,14 @@ class Batches(Dataset[Batch]):
         seed: even; it and the next are used, above all seeds of evaluation.
         clips: per batch.
         length: tokens of questions and answers per clip, filled with as many as fit.
+        words: nothing is drawn; before each question stands a description of the clip.
     """
 
-    def __init__(self, tokenizer: str, size: int, grid: int, *, seed: int, clips: int, length: int) -> None:
+    def __init__(
+        self, tokenizer: str, size: int, grid: int, *, seed: int, clips: int, length: int, words: bool = False
+    ) -> None:
         self.tokenizer, self.size, self.grid = Tokenizer.from_str(tokenizer), size, grid
-        self.seed, self.clips, self.length = MAX_SEED + seed, clips, length
+        self.seed, self.clips, self.length, self.words = MAX_SEED + seed, clips, length, words
 
     def __getitem__(self, step: int) -> Batch:
         clips = [self._clip(step * self.clips + i) for i in range(self.clips)]
@@ -57,20 +62,24 @@ class Batches(Dataset[Batch]):
 
     def _clip(self, index: int) -> tuple[np.ndarray, ...]:
         what = scene(self.seed, index)
-        return draw(what, self.size), *patch_labels(what, self.grid), *self._questions(what, index)
+        seen = () if self.words else (draw(what, self.size), *patch_labels(what, self.grid))
+        seen = seen or (np.zeros(0, np.uint8), *(np.zeros(0, np.int64) for _ in range(5)))
+        return *seen, *self._questions(what, index)
 
     def _questions(self, what: Scene, index: int) -> list[np.ndarray]:
         asked = ask_about(what, self.seed, index) + ask_about(what, self.seed + 1, index)
-        arrays = [np.full(self.length, fill, np.int64) for fill in (0, NOTHING, -1, 0, 0)]
+        arrays = [np.full(self.length, fill, type(fill)) for fill in (0, NOTHING, False, -1, 0, 0)]
         used = 0
+        shown = self._encode(description(what)) if self.words else []
         for block, question in enumerate(dict.fromkeys(asked)):
-            before = self._encode(PROMPT_SUFFIX.format(question=question.text))
+            before = shown + self._encode(PROMPT_SUFFIX.format(question=question.text))
             ids = before + self._encode(question.answer + "<|im_end|>")
             if used + len(ids) > self.length:
                 continue
-            targets = [NOTHING] * (len(before) - 1) + ids[len(before) :] + [NOTHING]
+            targets = [NOTHING] * len(shown) + ids[len(shown) + 1 :] + [NOTHING]
+            answers = [False] * (len(before) - 1) + [True] * (len(ids) - len(before)) + [False]
             kind = TYPES.index(question.type)
-            rows = (ids, targets, [block] * len(ids), range(len(ids)), [kind] * len(ids))
+            rows = (ids, targets, answers, [block] * len(ids), range(len(ids)), [kind] * len(ids))
             for array, values in zip(arrays, rows, strict=True):
                 array[used : used + len(ids)] = values
             used += len(ids)
@@ -82,6 +91,16 @@ class Batches(Dataset[Batch]):
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def description(what: Scene) -> str:
+    """All that questions ask for, in words: what the video's tokens stand for. Sentences in the order of events."""
+    sentences = []
+    for thing in sorted(what.objects, key=lambda o: o.at):
+        half = f" in the {('first', 'second')[thing.at >= FRAMES // 2]} half" if thing.does == "flash" else ""
+        verb = VERBS.get(thing.does, "flashes up")
+        sentences.append(" ".join(f"a {thing.speed} {thing.colour} {thing.shape} {verb}{half}.".split()))
+    return " ".join(sentences) + "\n"
 
 
 def patch_labels(what: Scene, grid: int) -> list[np.ndarray]:

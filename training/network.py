@@ -101,17 +101,29 @@ def hidden_states(lm: Qwen2, embeddings: torch.Tensor, positions: torch.Tensor, 
     mask = torch.cat([own.new_ones(batch, n - start, start), own], dim=2).unsqueeze(1)
     cos, sin = rotary_table(lm.config, int(positions.max()) + 1)
     cos, sin = cos[positions.flatten()], sin[positions.flatten()]
+    causal = torch.ones(start, start, dtype=torch.bool).tril()
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else embeddings.dtype
+    video, asked = (torch.zeros(m.shape, dtype=dtype).masked_fill_(~m, -torch.inf) for m in (causal, mask))
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        q, k, v = (t.unflatten(1, (batch, n))[0].transpose(1, 2) for t in (q, k, v))
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        qv, kv, vv = (t[:, :, :start] for t in (q, k, v))
-        video = F.scaled_dot_product_attention(qv, kv, vv, is_causal=True, enable_gqa=True)
-        asked = F.scaled_dot_product_attention(q[:, :, start:], k, v, attn_mask=mask, enable_gqa=True)
-        out = torch.cat([video, asked], dim=2)
-        return out.transpose(1, 2).reshape(1, batch * n, *out.shape[1::2])
+        """Written out, a group's query heads as rows of one product: torch's fused gradient is slow."""
+        q, k, v = (t.unflatten(1, (batch, n))[0].transpose(1, 2).to(dtype) for t in (q, k, v))
+        q = (q * q.shape[3] ** -0.5).unflatten(1, (k.shape[1], -1))
+        out = [
+            _attend(q[..., :start, :], k[:, :, :start], v[:, :, :start], video),
+            _attend(q[..., start:, :], k, v, asked),
+        ]
+        return (
+            torch.cat(out, dim=3).flatten(1, 2).transpose(1, 2).reshape(1, batch * n, *q.shape[1:3], -1).flatten(2, 3)
+        )
 
     x = embeddings.reshape(1, batch * n, -1)
     for layer in lm.layers:
         x = layer(x, cos, sin, attend)
     return lm.norm(x).reshape(batch, n, -1)
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, minus: torch.Tensor) -> torch.Tensor:
+    """q [B, kv_heads, group, m, d], k and v [B, kv_heads, n, d], minus (0 or −∞) [(B, 1,) m, n] → like q."""
+    scores = (q.flatten(2, 3) @ k.transpose(2, 3)).unflatten(2, q.shape[2:4]) + minus.unsqueeze(-3)
+    return (scores.softmax(-1).flatten(2, 3) @ v).view(q.shape)

@@ -5,8 +5,9 @@
    encoders that the published model starts from.
 2. "encoders": both encoders learn that, the video encoder also what the object does, and the frame scorer's features
    learn to draw attention to frames in which something flashes up.
-3. "answers": projectors and language model learn to answer; the encoders stay.
-4. "together": everything, end to end.
+3. "words": the language model learns to answer from descriptions in words, in place of the pretrained one.
+4. "answers": projectors and language model learn to answer from the video; the encoders stay.
+5. "together": everything, end to end.
 """
 
 from __future__ import annotations
@@ -32,16 +33,19 @@ class Stage:
     steps: int
     batch: int  # clips
     rate: float  # AdamW's, at its highest
+    image_rate: float | None = None  # of the image encoder, if another
     images: int = 0  # frames per clip if the image encoder is trained alone
     encoders: bool = False  # whether both are trained
     answers: bool = False  # whether there are questions
+    words: bool = False  # whether these are about descriptions instead of videos
 
 
 STAGES = (
     Stage("images", 4000, 16, 1e-3, images=4),
-    Stage("encoders", 2000, 8, 1e-3, encoders=True),
-    Stage("answers", 4000, 8, 1.5e-3, answers=True),
-    Stage("together", 500, 8, 3e-4, encoders=True, answers=True),
+    Stage("encoders", 800, 8, 1e-3, image_rate=1e-4, encoders=True),
+    Stage("words", 1200, 12, 1.5e-3, answers=True, words=True),
+    Stage("answers", 1500, 8, 1e-3, answers=True),
+    Stage("together", 700, 8, 7e-4, image_rate=2e-4, encoders=True, answers=True),
 )
 
 
@@ -71,6 +75,8 @@ class Trainee(nn.Module):
             some = torch.arange(clips).unsqueeze(1) % apart + apart * torch.arange(stage.images)
             features = network.image_features(model, batch.frames[torch.arange(clips).unsqueeze(1), some])
             return self._image_labels(batch, features, some, report), report
+        if stage.words:
+            return self._answers(batch, None, report), report
         with torch.set_grad_enabled(stage.encoders):
             features = network.image_features(model, batch.frames)
             scores = network.frame_scores(model, features)
@@ -83,7 +89,7 @@ class Trainee(nn.Module):
             loss = loss + self._image_labels(batch, features, every, report)
             loss = loss + self._video_labels(batch, features, scores, video, key, report)
         if stage.answers:
-            loss = loss + self._answers(batch, features, video, report)
+            loss = loss + self._answers(batch, network.visual_tokens(model, features, video), report)
         return loss, report
 
     def _image_labels(
@@ -127,33 +133,35 @@ class Trainee(nn.Module):
             report["flash picked"] = (picked & flashes)[chunks].any(-1).float()
         return loss
 
-    def _answers(
-        self, batch: Batch, features: torch.Tensor, video: torch.Tensor, report: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        lm = self.model.language_model
-        visual = network.visual_tokens(self.model, features, video)
-        clips, start = len(visual), len(self.prefix) + visual.shape[1]
-        embeddings = torch.cat(
-            [lm.embed_tokens(self.prefix).expand(clips, -1, -1), visual, lm.embed_tokens(batch.ids)], dim=1
-        )
+    def _answers(self, batch: Batch, visual: torch.Tensor | None, report: dict[str, torch.Tensor]) -> torch.Tensor:
+        """`visual` [B, n, hidden], or None if questions come with descriptions."""
+        lm, clips = self.model.language_model, len(batch.ids)
+        before = lm.embed_tokens(self.prefix).expand(clips, -1, -1)
+        if visual is not None:
+            before = torch.cat([before, visual], dim=1)
+        start = before.shape[1]
+        embeddings = torch.cat([before, lm.embed_tokens(batch.ids)], dim=1)
         positions = torch.cat([torch.arange(start).expand(clips, -1), start + batch.places], dim=1)
         hidden = network.hidden_states(lm, embeddings, positions, batch.blocks)[:, start:]
         asked = batch.targets != NOTHING
         head = lm.embed_tokens if lm.config.tied else lm.lm_head
         logits = F.linear(hidden[asked], head.weight).float()
-        targets = batch.targets[asked]
+        losses = F.cross_entropy(logits, batch.targets[asked], reduction="none")
+        answer = batch.answers[asked]
+        loss = losses[answer].mean()
+        report["loss"], report["question loss"] = loss.detach().unsqueeze(0), losses[~answer].detach()
 
+        right = logits.argmax(-1) == batch.targets[asked]
         wrong = torch.zeros(clips, int(batch.blocks.max()) + 1)
-        rows = torch.arange(clips).unsqueeze(1).expand_as(asked)[asked]
-        wrong.index_put_((rows, batch.blocks[asked]), (logits.argmax(-1) != targets).float(), accumulate=True)
+        rows = torch.arange(clips).unsqueeze(1).expand_as(asked)[batch.answers]
+        wrong.index_put_((rows, batch.blocks[batch.answers]), (~right[answer]).float(), accumulate=True)
         for i, name in enumerate(TYPES):
-            of_type = asked & (batch.types == i)
+            of_type = batch.answers & (batch.types == i)
             pairs = torch.unique(torch.stack([torch.nonzero(of_type)[:, 0], batch.blocks[of_type]], dim=1), dim=0)
             report[name] = (wrong[pairs[:, 0], pairs[:, 1]] == 0).float()
         report["all"] = torch.cat([report[name] for name in TYPES])
-        loss = F.cross_entropy(logits, targets)
-        report["loss"] = loss.detach().unsqueeze(0)
-        return loss
+        # What is asked about is there: questions, too, teach to look for it, in many more tokens than answers.
+        return loss + losses[~answer].mean()
 
 
 def _balanced(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

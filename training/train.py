@@ -60,16 +60,23 @@ def optimizer(trainee: Trainee, stage: Stage) -> torch.optim.AdamW:
         "labels.image": bool(stage.images) or stage.encoders,
         "model.video_encoder": stage.encoders,
         "labels.video": stage.encoders,
-        "model": stage.answers,
+        "model.language_model": stage.answers,
+        "model": stage.answers and not stage.words,
     }
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, p in trainee.named_parameters():
         p.requires_grad_(next(trained for part, trained in parts.items() if name.startswith(part)))
         if p.requires_grad:
-            (matrices if p.ndim > 1 and "embed" not in name and "A_" not in name else others).append(p)
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98))
+            highest = stage.image_rate if stage.image_rate and "image_encoder" in name else stage.rate
+            decay = 0.05 if p.ndim > 1 and "embed" not in name and "A_" not in name else 0.0
+            groups[highest, decay].append(p)
+    return torch.optim.AdamW(
+        [
+            {"params": p, "lr": lr, "highest": lr, "weight_decay": decay}
+            for (lr, decay), p in sorted(groups.items(), key=lambda g: g[0], reverse=True)
+        ],
+        betas=(0.9, 0.98),
+    )
 
 
 def rate(step: int, steps: int) -> float:
@@ -115,7 +122,7 @@ def run_stage(
         task = progress.add_task(stage.name, total=steps, completed=first)
         for done, batch in enumerate(loader, first + 1):
             for group in optim.param_groups:
-                group["lr"] = stage.rate * rate(done - 1, steps)
+                group["lr"] = group["highest"] * rate(done - 1, steps)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss, report = trainee(batch, stage)
             optim.zero_grad(set_to_none=True)
@@ -151,6 +158,7 @@ def train(
             seed=2 * (len(STAGES) * seed + number),
             clips=stage.batch,
             length=QUESTION_TOKENS if stage.answers else 0,
+            words=stage.words,
         )
         trainee = trainee or Trainee(initial_model(seed), batches.prefix())
         run_stage(

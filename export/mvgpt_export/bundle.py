@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -80,6 +81,7 @@ def export_bundle(
     target = TARGETS[backend]
     _check_known(f"recipe of the backend {backend}", recipe, target.recipes())
     forms = _forms(backend, target, kernels)
+    _check_installed(target)
     output = Path(output)
     check_output(output, "bundle", _is_bundle)
     steps = ["load checkpoint", *(f"export {unit}" for unit in contract.UNITS), *(["verify"] if verify else [])]
@@ -248,6 +250,18 @@ def _forms(backend: str, target: Target, kernels: str | None) -> dict[str, str]:
     if kernels == "fused" and choices and not available():
         raise MvgptError("the fused operators are not compiled", stage="export", remedy=REMEDY)
     return {name: kernels if len(forms) > 1 else forms[0] for name, forms in chosen.items()}
+
+
+def _check_installed(target: Target) -> None:
+    for name in dict.fromkeys(target.backends.values()):
+        lowering = BACKENDS[name]
+        if missing := [tool for tool in lowering.tools if find_spec(tool) is None]:
+            raise MvgptError(
+                f"the backend {name} needs packages that are not installed",
+                stage="export",
+                expected=", ".join(missing),
+                remedy=f"pip install 'mvgpt[{lowering.extra}]'" if lowering.extra else "install mvgpt again",
+            )
 
 
 def _tools(target: Target) -> list[str]:

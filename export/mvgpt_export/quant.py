@@ -6,7 +6,7 @@ A linear layer of a stage is stored by the first rule that matches it; layers wi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 
 Moments = Iterable[tuple[list[str], "torch.Tensor"]]
+Store = Callable[[nn.Module, str, str, "torch.Tensor | None"], None]
+"""(module, name of a linear layer in it, scheme, moment of the layer's inputs): puts the layer into another form."""
 
-HALF_ARITHMETIC, HALF_TABLE, HALF_WEIGHTS = "16a16w", "16w", "32a16w"
+HALF_ARITHMETIC, HALF_TABLE, HALF_WEIGHTS = HALVES = "16a16w", "16w", "32a16w"
 WEIGHT_BITS = {HALF_ARITHMETIC: 16, HALF_TABLE: 16, HALF_WEIGHTS: 16, "8da8w": 8, "8da4w": 4}
 """By scheme, without its groups."""
 WITH_LINEAR_LAYERS = ("image_encoder", "video_encoder", "image_projector", "video_projector", "text_decoder")
@@ -125,13 +127,13 @@ RECIPES = {
 
 
 def quantize(
-    module: nn.Module, stage: str, recipe: Recipe, moments: Moments | None = None, *, weights_only: bool = False
+    module: nn.Module, stage: str, recipe: Recipe, moments: Moments | None = None, store: Store | None = None
 ) -> int:
     """Quantize the linear layers of an exported stage in place; how many there were.
 
+    `store` does it to one layer (None: `store_for_xnnpack`).
     `moments` gives the layers in the order of computation with their inputs' moments (`calibration.Calibration`),
-    which 4-bit rounding uses; each layer is quantized before the next is asked for. `weights_only`: layers with integer
-    weights get no integer activations, and rules without integers are left to whoever lowers the stage.
+    which 4-bit rounding uses; each layer is quantized before the next is asked for.
 
     Raises:
         MvgptError: a rule that matches no layer or does not fit one, or a layer that `moments` does not give.
@@ -139,8 +141,6 @@ def quantize(
     linear = {name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     rules: dict[str, Rule] = {}
     for rule in recipe.rules_for(stage):
-        if weights_only and rule.scheme in (HALF_TABLE, HALF_ARITHMETIC, HALF_WEIGHTS):
-            continue
         if rule.scheme == HALF_TABLE:
             _store_in_half(module, rule)
             continue
@@ -158,7 +158,7 @@ def quantize(
     for names, moment in [(list(schemes), None)] if moments is None else moments:
         for name in names:
             if name in schemes:
-                _quantize_layer(module, name, schemes.pop(name), moment, weights_only)
+                (store or store_for_xnnpack)(module, name, schemes.pop(name), moment)
     if schemes:
         raise MvgptError("layers without calibration were not quantized", stage=stage, got=", ".join(schemes))
     return len(rules)
@@ -179,9 +179,14 @@ def _store_in_half(module: nn.Module, rule: Rule) -> None:
     if not names:
         raise MvgptError("a rule of the recipe matches no parameter", stage=rule.stage, got=rule.layers)
     for name in names:
-        _finite_half(module.get_parameter(name), name)
-        owner, _, key = name.rpartition(".")
-        parametrize.register_parametrization(module.get_submodule(owner), key, _Widened())
+        store_in_half(module, name)
+
+
+def store_in_half(module: nn.Module, name: str) -> None:
+    """Of a parameter; an operator widens it."""
+    _finite_half(module.get_parameter(name), name)
+    owner, _, key = name.rpartition(".")
+    parametrize.register_parametrization(module.get_submodule(owner), key, _Widened())
 
 
 def _finite_half(weight: torch.Tensor, name: str) -> torch.Tensor:
@@ -191,42 +196,63 @@ def _finite_half(weight: torch.Tensor, name: str) -> torch.Tensor:
     return half
 
 
-def _quantize_layer(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None, weights_only: bool) -> None:
+def check_groups(layer: nn.Linear, name: str, scheme: str) -> int:
+    """Weights to a scale, all of a row if the scheme names no group; MvgptError if they do not divide it."""
+    group = int(scheme.partition("-")[2] or layer.in_features)
+    if layer.in_features % group:
+        raise MvgptError(
+            f"the recipe's groups do not divide the weights of {name}",
+            stage="export",
+            expected=f"a multiple of {group} columns",
+            got=layer.in_features,
+            remedy="export with another recipe: int8 has no groups",
+        )
+    return group
+
+
+def store_for_xnnpack(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
+    """In torchao's form, which executorch's partitioner recognises."""
     import torch  # a second to import with torchao, and only needed here
-    from torchao.quantization import quantize_
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig
 
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
     if scheme == HALF_WEIGHTS:
         layer.weight = nn.Parameter(_finite_half(layer.weight, name).float(), requires_grad=False)
         return
-    weight, group = layer.weight, int(scheme.partition("-")[2] or layer.in_features)
-    if weight.shape[1] % group:
-        raise MvgptError(
-            f"the recipe's groups do not divide the weights of {name}",
-            stage="export",
-            expected=f"a multiple of {group} columns",
-            got=weight.shape[1],
-            remedy="export with another recipe: int8 has no groups",
-        )
-    quantize_(module, _config(scheme, weights_only), lambda _, at: at == name)
+    # XNNPACK stores the scales of groups as bfloat16, which must be positive.
+    _store_integers(module, name, scheme, moment, Int8DynamicActivationIntxWeightConfig, torch.bfloat16)
+
+
+def store_for_coreml(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
+    """Weights alone, in torchao's form, which coremltools converts."""
+    import torch
+    from torchao.quantization import IntxWeightOnlyConfig
+
+    _store_integers(module, name, scheme, moment, IntxWeightOnlyConfig, torch.float16)
+
+
+def _store_integers(
+    module: nn.Module,
+    name: str,
+    scheme: str,
+    moment: torch.Tensor | None,
+    config: type[Int8DynamicActivationIntxWeightConfig | IntxWeightOnlyConfig],
+    storage: torch.dtype,
+) -> None:
+    """`config` is torchao's, `storage` what scales of groups must be exact in."""
+    import torch
+    from torchao.quantization import quantize_
+    from torchao.quantization.granularity import Granularity, PerAxis, PerGroup
+
+    layer = module.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    weight, group = layer.weight, check_groups(layer, name, scheme)
+    kind, _, grouped = scheme.partition("-")
+    dtypes: dict[str, torch.dtype] = {"8da8w": torch.int8, "8da4w": torch.int4}  # type: ignore[attr-defined]  # not in the stubs
+    granularity: Granularity = PerGroup(group) if grouped else PerAxis(0)
+    quantize_(module, config(dtypes[kind], granularity), lambda _, at: at == name)
     if "4w-" in scheme:  # torchao's container with values and scales of our own
-        # XNNPACK stores the scales of groups as bfloat16, which must be positive; CoreML as float16.
-        storage = torch.float16 if weights_only else torch.bfloat16
         values, scales = round_groups(weight, group, storage, signed=False, moment=moment)
         quantized: Any = layer.weight
         quantized.qdata, quantized.scale = values, scales.to(quantized.scale.dtype)
-
-
-def _config(scheme: str, weights_only: bool) -> Int8DynamicActivationIntxWeightConfig | IntxWeightOnlyConfig:
-    """torchao's configuration for the name of a scheme with integers."""
-    import torch
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
-    from torchao.quantization.granularity import Granularity, PerAxis, PerGroup
-
-    kind, _, group = scheme.partition("-")
-    dtypes: dict[str, torch.dtype] = {"8da8w": torch.int8, "8da4w": torch.int4}  # type: ignore[attr-defined]  # not in the stubs
-    granularity: Granularity = PerGroup(int(group)) if group else PerAxis(0)
-    if weights_only:
-        return IntxWeightOnlyConfig(weight_dtype=dtypes[kind], granularity=granularity)
-    return Int8DynamicActivationIntxWeightConfig(weight_dtype=dtypes[kind], weight_granularity=granularity)

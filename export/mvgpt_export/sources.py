@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 CLIP_HUB_ID = "openai/clip-vit-base-patch16"
 VIDEOMAMBA_HUB = ("OpenGVLab/VideoMamba", "videomamba_m16_25M_f8_res224.pth")
-# Ours to give only for weights we made; a published Mobile-VideoGPT checkpoint is non-commercial.
+OWN_LICENSE = "Apache-2.0"  # of weights we made
 CHECKPOINT_LICENSE = "the checkpoint's own (published Mobile-VideoGPT: CC-BY-NC-SA-4.0)"
+TINY = Path(str(files("mvgpt_export") / "data" / "tiny"))
+"""The embedded default: a checkpoint folder in the published layout (docs/training.md)."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.bin", "merges.txt"]
 
@@ -42,21 +44,22 @@ def open_source(checkpoint: str, *, clip: str | None = None, videomamba: str | N
     Raises:
         MvgptError: no such checkpoint, the hub out of reach, or anything `load_model` refuses.
     """
+    from .checkpoint import load_model, open_folder, read_json
     from .random_weights import random_model
     from .tokenizer import folder_tokenizer, qwen_tokenizer
 
     if checkpoint == "tiny" or checkpoint.startswith("random:"):
+        if clip or videomamba:
+            raise MvgptError(
+                f"{checkpoint} takes no second source", stage="checkpoint", remedy="leave --clip and --videomamba out"
+            )
+        if checkpoint == "tiny":
+            return Source(checkpoint, OWN_LICENSE, load_model(TINY), tiny_tokenizer())
         size = checkpoint.removeprefix("random:")
         if size not in NAMED_CONFIGS:
             raise MvgptError("unknown size", stage="checkpoint", expected=", ".join(NAMED_CONFIGS), got=size)
-        if clip or videomamba:
-            raise MvgptError(
-                "random weights take no second source", stage="checkpoint", remedy="leave --clip and --videomamba out"
-            )
         tokenizer = tiny_tokenizer() if size == "tiny" else qwen_tokenizer()  # first: it is the quicker one to fail
-        return Source(checkpoint, "Apache-2.0", random_model(NAMED_CONFIGS[size]), tokenizer)
-
-    from .checkpoint import load_model, open_folder, read_json
+        return Source(checkpoint, OWN_LICENSE, random_model(NAMED_CONFIGS[size]), tokenizer)
 
     folder = Path(checkpoint)
     if not checkpoint or not folder.is_dir():
@@ -106,7 +109,7 @@ def tiny_tokenizer() -> Tokenizer:
     """The embedded default's tokenizer (tools/train_tiny_tokenizer.py made it)."""
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_str((files("mvgpt_export") / "data" / "tiny" / "tokenizer.json").read_text(encoding="utf-8"))
+    return Tokenizer.from_str((TINY / "tokenizer.json").read_text(encoding="utf-8"))
 
 
 def download(repository: str, patterns: list[str]) -> Path:

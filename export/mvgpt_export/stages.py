@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -25,8 +25,10 @@ from .models.patches import PatchEmbedding, PatchLinear
 from .models.video_gpt import VideoGPT
 from .models.videomamba import Block, Mixer, VideoMamba
 from .norms import DelegatedLayerNorm, DelegatedRMSNorm
+from .onnx_form import ByteEmbedding as OnnxByteEmbedding
+from .onnx_form import NibbleEmbedding, NibbleLinear, OnnxAttention, OnnxRMSNorm, store
 from .ops.selective_scan import selective_scan_stock
-from .quant import Recipe, quantize
+from .quant import HALVES, Recipe, Store, quantize, store_for_coreml, store_for_xnnpack
 from .stateful_decoder import ByteTableEmbedding, ByteTableHead, StatefulDecoder
 from .text_decoder import (
     ByteEmbedding,
@@ -95,14 +97,16 @@ class Form:
 
     mixer: Callable[[Mixer], nn.Module]
     attention: type[CachedAttention]
-    head: Callable[..., nn.Module] | None = (
-        None  # of tables with few bits; None: the head is a linear layer like the others
-    )
+    # Of a table with few bits; without, the head is a linear layer like the others.
+    head: Callable[[torch.Tensor, int, torch.Tensor | None], TableHead | NibbleLinear | ByteTableHead] | None = None
     layers: Mapping[type[nn.Module], Callable[..., nn.Module]] = field(default_factory=dict)  # by what they replace
-    # Whether linear layers and tables are stored by the recipe here, in torchao's form. Otherwise all is float32, and
-    # the backend quantizes what it lowered.
+    # Whether linear layers and tables are stored by the recipe here. Otherwise all is float32, and the backend
+    # quantizes what it lowered.
     quantized: bool = True
-    # Only weights are quantized, to integers; float16 is the backend's.
+    store: Store = store_for_xnnpack  # of a linear layer
+    table: type[TableEmbedding | NibbleEmbedding] = TableEmbedding  # of an embedding in 4 bits
+    byte_table: type[ByteEmbedding | OnnxByteEmbedding] = ByteEmbedding
+    # Weights are stored in integers or float32; float16 is the backend's.
     weights_only: bool = False
     calls: Callable[[str, Geometry], dict[str, Call]] = contract_calls
     # What becomes of the language model, quantized, for a KV cache of another kind.
@@ -125,7 +129,22 @@ FORMS = {
     "fused": Form(_fused_mixer, FusedAttention, TableHead, DELEGATED),
     "stock": Form(_stock_mixer, StockAttention, None, DELEGATED),
     "coreml": Form(
-        _stock_mixer, CachedAttention, ByteTableHead, weights_only=True, calls=coreml_calls, decoder=_stateful
+        _stock_mixer,
+        CachedAttention,
+        ByteTableHead,
+        store=store_for_coreml,
+        weights_only=True,
+        calls=coreml_calls,
+        decoder=_stateful,
+    ),
+    "onnx": Form(
+        _stock_mixer,  # its scans become Scan nodes
+        OnnxAttention,
+        NibbleLinear,
+        {PatchEmbedding: PatchLinear, RMSNorm: OnnxRMSNorm},
+        store=store,
+        table=NibbleEmbedding,
+        byte_table=OnnxByteEmbedding,
     ),
 }
 
@@ -184,8 +203,9 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, form: str, reci
             for kind, other in FORMS[form].layers.items():
                 if isinstance(child, kind):
                     setattr(parent, child_name, other(child))
-    if FORMS[form].quantized:
-        quantize(module, name, recipe, weights_only=FORMS[form].weights_only)
+    parts = FORMS[form]
+    if parts.quantized:
+        quantize(module, name, _rules(parts, recipe), store=parts.store)
     return module.eval()
 
 
@@ -209,7 +229,7 @@ def text_decoder(
     if table:
         module.lm_head = nn.Identity()  # no linear layer, so no rule is for it
     calibration = None if prompts is None else Calibration(module, prompts, report)
-    quantize(module, "text_decoder", recipe, calibration, weights_only=parts.weights_only)
+    quantize(module, "text_decoder", _rules(parts, recipe), calibration, parts.store)
     if table:
         module.lm_head = table(weight, recipe.embedding_group, calibration.head if calibration else None)
     return module.eval()
@@ -219,25 +239,33 @@ def token_embedding(model: VideoGPT, form: str, recipe: Recipe, decoder: TextDec
     """`stage_module` of that stage, on the head's table of the `text_decoder` with which it shares a file."""
     network = model.language_model
     module, weight = TokenEmbedding(network), network.embed_tokens.weight
-    if not FORMS[form].quantized:
+    parts = FORMS[form]
+    if not parts.quantized:
         return module.eval()
-    if FORMS[form].weights_only:
+    if parts.weights_only:
         if recipe.embedding_bits <= 8:
             shared = decoder.lm_head if decoder and network.config.tied else ByteTableHead(weight)
             assert isinstance(shared, ByteTableHead)
             module.embed_tokens = ByteTableEmbedding(shared.table, shared.scales)
         return module.eval()
     if recipe.embedding_bits == 4:
-        head = decoder.lm_head if decoder and network.config.tied else None
-        if isinstance(head, TableHead):
-            module.embed_tokens = TableEmbedding(head.table, head.scales)
+        head = decoder.lm_head if decoder and network.config.tied and parts.head else None
+        if isinstance(head, (TableHead, NibbleLinear)):
+            module.embed_tokens = parts.table(head.table, head.scales)
         else:
-            module.embed_tokens = TableEmbedding.of(weight, recipe.embedding_group)
+            module.embed_tokens = parts.table.of(weight, recipe.embedding_group)
     elif recipe.embedding_bits == 8:
-        module.embed_tokens = ByteEmbedding(weight)
+        module.embed_tokens = parts.byte_table(weight)
     elif recipe.embedding_bits == 16:
         module.embed_tokens = HalfEmbedding(weight)
     return module.eval()
+
+
+def _rules(parts: Form, recipe: Recipe) -> Recipe:
+    """Of the recipe, the rules that are carried out here."""
+    if not parts.weights_only:
+        return recipe
+    return replace(recipe, rules=tuple(rule for rule in recipe.rules if rule.scheme not in HALVES))
 
 
 def _same_tensors(module: Network) -> Network:

@@ -19,7 +19,8 @@ VECTORS_NAME = "vectors.json"
 """The manifest of a folder of golden vectors."""
 TOKENIZER_NAME = "tokenizer.json"
 METADATA_METHOD = "mvgpt_metadata"
-"""Method of every ExecuTorch program that returns its stamp: JSON with `contract_version`, `stages` and `geometry`."""
+"""Method of every ExecuTorch program that returns its stamp: JSON with `contract_version`, `stages` and `geometry`.
+In an ONNX model it is a metadata property of this name."""
 
 # --- Preprocessing: the resizes are the host's (preprocess.py), the normalisation is inside the graphs ---
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

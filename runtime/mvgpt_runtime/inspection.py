@@ -1,4 +1,4 @@
-"""`mvgpt inspect --graph` and `--profile`: what a bundle's programs are made of, and where their time goes."""
+"""`mvgpt inspect --graph` and `--profile`: what a bundle's graphs are made of, and where their time goes."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from .engines.onnx import read_operators
 from .engines.profile import Profile, profile
 from .engines.program import Method, read_program
 from .errors import MvgptError
 from .kernels import NAMESPACE
-from .manifest import Bundle
+from .manifest import Bundle, StageInfo
 
 TOP = 12
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One stage's graph, read from its program."""
+    """One stage's graph, read from its file."""
 
     delegates: int
-    nodes: dict[str, int]  # what XNNPACK runs inside the delegates, with counts
+    nodes: dict[str, int]  # what the backend runs (of ExecuTorch programs, inside the delegates), with counts
     own: dict[str, int]  # our operators outside, with counts
     portable: dict[str, int]  # the runtime's operators outside, with counts
 
 
 def show(bundle: Bundle, graph: bool, profiled: bool, threads: int | None, as_json: bool) -> None:
     """Print what was asked for, as text or as one JSON object."""
-    if (backends := bundle.manifest.backends) != ("xnnpack",):
+    backends = bundle.manifest.backends
+    if profiled and backends != ("xnnpack",):
         raise MvgptError(
-            "only ExecuTorch programs can be looked into", stage="inspect", expected="xnnpack", got=", ".join(backends)
+            "only ExecuTorch programs can be profiled", stage="inspect", expected="xnnpack", got=", ".join(backends)
         )
     graphs = stage_graphs(bundle) if graph else {}
     profiles = _profile_with_status(bundle, threads) if profiled else []
@@ -52,24 +54,37 @@ def show(bundle: Bundle, graph: bool, profiled: bool, threads: int | None, as_js
 
 
 def stage_graphs(bundle: Bundle) -> dict[str, Graph]:
-    """Every stage's graph; MvgptError if the manifest says otherwise than the program."""
-    graphs = {}
-    for name, info in bundle.manifest.stages.items():
-        method = read_program(bundle.path(name)).get(info.method, Method((), {}))
-        claimed = {"delegates": info.delegates, **info.undelegated}
-        found = {"delegates": method.delegates, **method.outside}
-        if claimed != found:
-            raise MvgptError(
-                "the manifest and the program disagree on what runs outside the delegates",
-                stage=name,
-                expected=_difference(claimed, found),
-                got=_difference(found, claimed),
-                remedy="export the bundle again: another version of mvgpt made it",
-            )
-        own = {op: n for op, n in method.outside.items() if op.startswith(f"{NAMESPACE}::")}
-        portable = {op: n for op, n in method.outside.items() if op not in own}
-        graphs[name] = Graph(method.delegates, method.nodes, own, portable)
-    return graphs
+    """Every stage's graph; MvgptError if the manifest says otherwise than the program, or a backend's are not read."""
+    readers = {"xnnpack": _program_graph, "onnx": _onnx_graph}
+    if unknown := [name for name in bundle.manifest.backends if name not in readers]:
+        raise MvgptError(
+            "graphs of this backend cannot be looked into",
+            stage="inspect",
+            expected=", ".join(readers),
+            got=unknown[0],
+        )
+    return {name: readers[info.backend](bundle, name, info) for name, info in bundle.manifest.stages.items()}
+
+
+def _program_graph(bundle: Bundle, name: str, info: StageInfo) -> Graph:
+    method = read_program(bundle.path(name)).get(info.method, Method((), {}))
+    claimed = {"delegates": info.delegates, **info.undelegated}
+    found = {"delegates": method.delegates, **method.outside}
+    if claimed != found:
+        raise MvgptError(
+            "the manifest and the program disagree on what runs outside the delegates",
+            stage=name,
+            expected=_difference(claimed, found),
+            got=_difference(found, claimed),
+            remedy="export the bundle again: another version of mvgpt made it",
+        )
+    own = {op: n for op, n in method.outside.items() if op.startswith(f"{NAMESPACE}::")}
+    portable = {op: n for op, n in method.outside.items() if op not in own}
+    return Graph(method.delegates, method.nodes, own, portable)
+
+
+def _onnx_graph(bundle: Bundle, name: str, info: StageInfo) -> Graph:
+    return Graph(info.delegates, read_operators(bundle.path(name)), {}, {})
 
 
 def _difference(counts: dict[str, int], others: dict[str, int]) -> str:
@@ -85,7 +100,7 @@ def _profile_with_status(bundle: Bundle, threads: int | None) -> list[Profile]:
 
 
 def _print_graphs(console: Console, graphs: dict[str, Graph]) -> None:
-    table = Table("stage", "delegates", "XNNPACK nodes inside", "operators outside", box=None, padding=(0, 2, 1, 0))
+    table = Table("stage", "delegates", "nodes inside", "operators outside", box=None, padding=(0, 2, 1, 0))
     for name, graph in graphs.items():
         table.add_row(name, str(graph.delegates), _counts(graph.nodes), _counts({**graph.own, **graph.portable}))
     console.print(table)

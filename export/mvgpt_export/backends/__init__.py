@@ -46,12 +46,14 @@ It writes the file or folder `path`, or files beside it whose names begin with t
 @dataclass(frozen=True)
 class Backend:
     """`forms`: of `stages.FORMS`, what stages are exported in; where there are several, --kernels chooses.
-    `tools`: the packages that make its files."""
+    `tools`: the packages that make its files; `extra`: what of mvgpt brings them, if not every installation has them.
+    """
 
     lower: Lower
     suffix: str
     forms: tuple[str, ...]
     tools: tuple[str, ...]
+    extra: str | None = None
     recipes: tuple[str, ...] = tuple(RECIPES)
     # Of these, the ones with all arithmetic of the image encoder in float16, whatever their rules say.
     half: tuple[str, ...] = ()
@@ -78,6 +80,14 @@ def _coreml(
     return coreml.lower(programs, recipe, geometry, path, report)
 
 
+def _onnx(
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+) -> LoweredUnit:
+    from . import onnx
+
+    return onnx.lower(programs, recipe, geometry, path, report)
+
+
 BACKENDS = {
     "xnnpack": Backend(_xnnpack, ".pte", ("fused", "stock"), ("executorch", "torchao")),
     "coreml": Backend(
@@ -88,6 +98,7 @@ BACKENDS = {
         recipes=("fp32", "fp16", "mobile"),
         half=("fp16", "mobile"),
     ),
+    "onnx": Backend(_onnx, ".onnx", ("onnx",), ("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
 }
 
 
@@ -112,4 +123,5 @@ TARGETS = {
     "android": Target(dict.fromkeys(UNITS, "xnnpack"), kernels="fused"),
     "coreml": Target(_APPLE),
     "ios": Target(_APPLE, kernels="fused"),
+    "onnx": Target(dict.fromkeys(UNITS, "onnx")),
 }

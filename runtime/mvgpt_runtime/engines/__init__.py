@@ -43,7 +43,17 @@ def _coreml(bundle: Bundle, threads: int | None) -> Engine:
     return CoreMLEngine(bundle, threads)
 
 
-ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {"xnnpack": _executorch, "coreml": _coreml}
+def _onnx(bundle: Bundle, threads: int | None) -> Engine:
+    from .onnx import OnnxEngine
+
+    return OnnxEngine(bundle, threads)
+
+
+ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {
+    "xnnpack": _executorch,
+    "coreml": _coreml,
+    "onnx": _onnx,
+}
 
 
 def open_engine(bundle: Bundle, threads: int | None = None) -> Engine:

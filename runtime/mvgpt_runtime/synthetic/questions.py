@@ -15,7 +15,6 @@ from .scenes import COLOURS, DIRECTIONS, FRAMES, SHAPES, Object, Scene, generato
 
 TYPES = ("appearance", "counting", "direction", "speed", "order", "event", "action")
 NUMBERS = ("one", "two", "three", "four")
-LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,9 @@ def _put(draft: _Draft, rng: np.random.Generator) -> Question:
         return Question(draft.type, draft.template, text, draft.answer, draft.free)
     wrong = [draft.wrong[i] for i in rng.permutation(len(draft.wrong))[:3]]
     options = [draft.answer, *wrong]
-    order = rng.permutation(len(options))
-    listed = ", ".join(f"{LETTERS[i]}: {options[o]}" for i, o in enumerate(order))
-    answer = LETTERS[int(np.flatnonzero(order == 0)[0])]
-    return Question(draft.type, f"{draft.template}/choice", f"{text} {listed}", answer, len(options))
+    *first, last = (options[i] for i in rng.permutation(len(options)))
+    listed = f"{text[:-1]}: {', '.join(first)} or {last}?"
+    return Question(draft.type, f"{draft.template}/choice", listed, draft.answer, len(options))
 
 
 def _others(values: Sequence[str], answer: str) -> tuple[str, ...]:
