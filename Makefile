@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 BUNDLE := bundles/tiny
-QUESTION := What happens in this video?
+QUESTION := What flashes up?
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow fuzz train-tiny kernels lint clean scoreboard
@@ -10,9 +10,9 @@ QUESTION := What happens in this video?
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(BUNDLE)/manifest.json ## export the embedded model and ask it about the sample clip
+demo: $(BUNDLE)/manifest.json ## export the embedded model and ask it about a drawn clip
 	@echo '> $(QUESTION)'
-	@$(BIN)/mvgpt ask $(BUNDLE) assets/sample.mp4 "$(QUESTION)" --max-new-tokens 48
+	@$(BIN)/mvgpt ask $(BUNDLE) assets/flash.mp4 "$(QUESTION)"
 
 test: .venv/dev ## install what the tests need and run the default suite
 	$(BIN)/ruff check .

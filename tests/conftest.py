@@ -19,13 +19,13 @@ REPOSITORY = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The embedded default, exported as a user does."""
-    return export_bundle("tiny", tmp_path_factory.mktemp("bundles") / "tiny")
+    return export_bundle("random:tiny", tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def eager() -> VideoGPT:
     """The model in `tiny_bundle`."""
-    return open_source("tiny").model
+    return open_source("random:tiny").model
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def test_contents(tiny_bundle: Bundle) -> None:
     assert {p.name for p in tiny_bundle.folder.iterdir()} == units | {contract.MANIFEST_NAME, contract.TOKENIZER_NAME}
     manifest = tiny_bundle.manifest
     assert tuple(manifest.stages) == contract.STAGE_NAMES
-    assert manifest.source.checkpoint == "tiny"
+    assert manifest.source.checkpoint == "random:tiny"
     assert manifest.source.weights.keys() == {
         name for name in contract.STAGE_NAMES if "encoder" in name or "proj" in name
     } | {"language_model"}
@@ -223,31 +223,31 @@ def test_a_bundle_that_fails_verification_is_not_written(
         return LoweredUnit({n: LoweredMethod(i.delegates, i.undelegated) for n, i in infos.items()}, 0)
 
     monkeypatch.setattr(export, "export_unit", reuse)
-    assert export.export_bundle("tiny", tmp_path / "good").manifest.verified == tiny_bundle.manifest.verified
+    assert export.export_bundle("random:tiny", tmp_path / "good").manifest.verified == tiny_bundle.manifest.verified
     config = NAMED_CONFIGS["tiny"]
     other = dataclasses.replace(config, scorer=dataclasses.replace(config.scorer, largest=False))
     monkeypatch.setitem(NAMED_CONFIGS, "tiny", other)
     with pytest.raises(MvgptError, match="frame_scorer"):
-        export.export_bundle("tiny", tmp_path / "bad")
+        export.export_bundle("random:tiny", tmp_path / "bad")
     assert [p.name for p in tmp_path.iterdir()] == ["good"]
     with pytest.raises(MvgptError, match="frame_scorer"):
-        export.export_bundle("tiny", tmp_path / "good")
+        export.export_bundle("random:tiny", tmp_path / "good")
     Bundle.open(tmp_path / "good")  # the bundle that was there is whole
-    assert export.export_bundle("tiny", tmp_path / "bad", verify=False).manifest.verified is None
+    assert export.export_bundle("random:tiny", tmp_path / "bad", verify=False).manifest.verified is None
     assert Bundle.open(tmp_path / "bad").manifest.verified is None
 
 
 def test_an_output_that_is_no_bundle_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(MvgptError, match="is no bundle"):
-        export.export_bundle("tiny", tmp_path)
+        export.export_bundle("random:tiny", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_bad_options(tmp_path: Path) -> None:
     for options in ({"backend": "npu"}, {"recipe": "int3"}, {"max_context": 328}):
         with pytest.raises(MvgptError):
-            export.export_bundle("tiny", tmp_path / "bundle", **options)  # type: ignore[arg-type]
+            export.export_bundle("random:tiny", tmp_path / "bundle", **options)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 

@@ -46,7 +46,7 @@ def test_a_sound_bundle_passes(sound: Report) -> None:
     assert sound.passed
     assert sound.first_failure is None
     assert sound.other_weights == ()
-    assert sound.checkpoint == "tiny"
+    assert sound.checkpoint == "random:tiny"
 
 
 def test_every_step_is_compared_in_data_order(sound: Report) -> None:
@@ -67,7 +67,7 @@ def test_the_inputs_differ(sound: Report) -> None:
 
 @pytest.mark.parametrize("plant", DEFECTS, ids=lambda plant: plant.__name__)
 def test_a_defect_is_caught_and_blamed(tiny_bundle: Bundle, plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = open_source("tiny").model
+    model = open_source("random:tiny").model
     plant(model, monkeypatch)
     report = report_on(tiny_bundle, model)
     assert wrong_by_themselves(report) == DEFECTS[plant]
@@ -89,7 +89,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("stage", WEIGHTS)
 def test_one_number_of_a_weight(tiny_bundle: Bundle, stage: str) -> None:
     """Off by five standard deviations of the weight it is in."""
-    model = open_source("tiny").model
+    model = open_source("random:tiny").model
     weight = model.get_parameter(WEIGHTS[stage])
     row = tiny_bundle.manifest.special_ids["<|im_start|>"] if stage == "token_embedding" else 0
     weight[row].view(-1)[0] += 5 * weight.std()
@@ -99,7 +99,7 @@ def test_one_number_of_a_weight(tiny_bundle: Bundle, stage: str) -> None:
 
 
 def test_scores_and_selection_of_the_frame_scorer(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = open_source("tiny").model
+    model = open_source("random:tiny").model
     model.frame_scorer.largest = False
     report = report_on(tiny_bundle, model)
     assert wrong_by_themselves(report) == ("frame_scorer",)
@@ -107,7 +107,7 @@ def test_scores_and_selection_of_the_frame_scorer(tiny_bundle: Bundle, monkeypat
     assert report.first_failure.failed == ("selected_equal",)
     assert any("other key frames" in row.note for row in report.rows)
 
-    model = open_source("tiny").model
+    model = open_source("random:tiny").model
     scores = model.frame_scorer.scores
     monkeypatch.setattr(model.frame_scorer, "scores", lambda x: scores(x * 0.5))
     report = report_on(tiny_bundle, model)
@@ -181,7 +181,7 @@ def test_the_command_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert "every stage agrees with tiny" in passed.stdout
     assert all(step in passed.stdout for step in STEPS)
 
-    model = open_source("tiny").model
+    model = open_source("random:tiny").model
     model.get_parameter("image_projector.mlp.mlp.2.bias").mul_(1.05)
     save_checkpoint(model, tmp_path / "other")
     failed = run("parity", tiny_bundle.folder, "--checkpoint", tmp_path / "other", "--json")
@@ -223,7 +223,7 @@ def test_defects_of_quantized_bundles(recipe: str, tmp_path: Path, monkeypatch: 
     for plant, steps in DEFECTS.items():
         if four:
             steps = tuple(step for step in steps if step != "text_decoder")
-        model = open_source("tiny").model
+        model = open_source("random:tiny").model
         with monkeypatch.context() as patch:
             plant(model, patch)
             report = report_on(bundle, model)

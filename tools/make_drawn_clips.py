@@ -16,7 +16,7 @@ import imageio_ffmpeg
 from mvgpt_runtime.synthetic import draw, scene
 
 SEED, SIZE, FPS = 2026, 240, 4
-CLIPS = {"moves": 1, "flashes": 3, "appear": 2}  # name → index of the scene
+CLIPS = {"flash": 18, "motion": 11, "still": 0}  # name → index of the scene
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{SIZE}x{SIZE}", "-r", str(FPS), "-i", "-"]
     # One thread and no encoder's name or date in the file: the bytes depend on nothing but the pictures.
-    codec = ["-c:v", "libx264", "-preset", "slow", "-crf", "20", "-pix_fmt", "yuv420p", "-threads", "1"]
+    codec = ["-c:v", "libx264", "-preset", "slow", "-crf", "24", "-pix_fmt", "yuv420p", "-threads", "1"]
     plain = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-movflags", "+faststart"]
     for name, index in CLIPS.items():
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, *codec, *plain]

@@ -80,7 +80,7 @@ def ask(
 ) -> None:
     """Ask a question about a video and stream the answer.
 
-    Example: mvgpt ask bundles/tiny assets/sample.mp4 "What happens?"
+    Example: mvgpt ask bundles/tiny assets/flash.mp4 "What flashes up?"
     """
 
     def command() -> None:
@@ -126,7 +126,7 @@ def chat(
 ) -> None:
     """Talk about a video: questions on standard input, a line each; /help lists the commands.
 
-    Example: mvgpt chat bundles/tiny assets/sample.mp4
+    Example: mvgpt chat bundles/tiny assets/motion.mp4
     """
 
     def command() -> None:

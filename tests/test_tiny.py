@@ -1,0 +1,54 @@
+"""The embedded default's weights: true answers about three drawn clips, and about clips that training never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mvgpt_export.bundle import export_bundle
+from mvgpt_runtime import Session
+from mvgpt_runtime.evaluation.cases import drawn_cases
+from mvgpt_runtime.evaluation.score import evaluate
+
+ASSETS = Path(__file__).parent.parent / "assets"
+# What it answers rightly of what the scenes of tools/make_drawn_clips.py ask; the model card counts the mistakes.
+ANSWERS = {
+    "flash": {
+        "What flashes up?": "a yellow square",
+        "Which shape flashes up?": "square",
+        "In which half does something flash up, the first or the second?": "second",
+        "What colour is the circle?": "blue",
+        "What shape is the green object: circle, cross, triangle or star?": "triangle",
+    },
+    "motion": {
+        "Which way does the yellow square move?": "down",
+        "Which colour does the triangle have: green, red, purple or yellow?": "green",
+        "Which one is faster, the yellow square or the green triangle?": "the yellow square",
+    },
+    "still": {
+        "What shape is the red object?": "star",
+        "Count the objects: three, four, one or two?": "one",
+        "Are there more than two objects?": "no",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return Session(export_bundle("tiny", tmp_path_factory.mktemp("tiny") / "bundle").folder)
+
+
+@pytest.mark.parametrize("clip", ANSWERS)
+def test_true_answers(session: Session, clip: str) -> None:
+    session.load_video(ASSETS / f"{clip}.mp4")
+    answers = {question: session.ask(question) for question in ANSWERS[clip]}
+    assert {question: "".join(map(str, answer)) for question, answer in answers.items()} == ANSWERS[clip]
+    assert {answer.finish_reason for answer in answers.values()} == {"stop"}
+
+
+def test_it_sees_what_it_answers(session: Session) -> None:
+    """The bound is four standard errors below the model card's accuracy."""
+    seeing, blind = (evaluate(session, drawn_cases(1, 60, session.bundle.geometry), blind=b) for b in (False, True))
+    assert seeing.total.accuracy > 0.58
+    for kind in ("appearance", "event"):
+        assert seeing.types[kind].accuracy > blind.types[kind].accuracy + 0.3
