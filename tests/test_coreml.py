@@ -26,12 +26,12 @@ NETWORK = NAMED_CONFIGS["tiny"]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_bundle("tiny", tmp_path_factory.mktemp("coreml") / "tiny", backend="coreml")
+    return export_bundle("random:tiny", tmp_path_factory.mktemp("coreml") / "tiny", backend="coreml")
 
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    return open_source("tiny")
+    return open_source("random:tiny")
 
 
 def test_every_stage_agrees_with_the_eager_model(bundle: Bundle) -> None:
@@ -141,5 +141,5 @@ def test_a_package_of_another_export_is_refused(copy: Path, bundle: Bundle) -> N
 
 def test_a_recipe_that_is_not_offered(tmp_path: Path) -> None:
     with pytest.raises(MvgptError, match="fp32, fp16, mobile") as refused:
-        export_bundle("tiny", tmp_path / "bundle", backend="coreml", recipe="int8")
+        export_bundle("random:tiny", tmp_path / "bundle", backend="coreml", recipe="int8")
     assert refused.value.got == "int8"

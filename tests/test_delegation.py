@@ -26,7 +26,7 @@ def lowered(bundle: Bundle, stage: str) -> LoweredMethod:
 def test_an_operator_that_xnnpack_cannot_run_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = Projector.forward
     monkeypatch.setattr(Projector, "forward", lambda self, x: torch.cumsum(forward(self, x), dim=1))
-    source = open_source("tiny")
+    source = open_source("random:tiny")
     geometry = source.model.config.geometry()
     with pytest.raises(MvgptError, match=r"image_projector: [\s\S]*at most 0 aten::cumsum\.out[\s\S]*1 aten::cumsum"):
         export.export_unit(

@@ -30,7 +30,7 @@ QUESTION, SECOND = "What happens in this video?", "And then?"
 
 @pytest.fixture(scope="session")
 def onnx_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export.export_bundle("tiny", tmp_path_factory.mktemp("onnx") / "tiny", backend="onnx")
+    return export.export_bundle("random:tiny", tmp_path_factory.mktemp("onnx") / "tiny", backend="onnx")
 
 
 @pytest.fixture(scope="module")
@@ -202,14 +202,14 @@ def test_without_the_packages(onnx_bundle: Bundle, tmp_path: Path, monkeypatch: 
         open_engine(onnx_bundle)
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(MvgptError, match=r"expected: onnxscript[\s\S]*pip install 'mvgpt\[onnx\]'"):
-        export.export_bundle("tiny", tmp_path / "bundle", backend="onnx")
+        export.export_bundle("random:tiny", tmp_path / "bundle", backend="onnx")
 
 
 def test_kernels_are_xnnpacks(tmp_path: Path) -> None:
     with pytest.raises(MvgptError, match="has no choice of kernels"):
-        export.export_bundle("tiny", tmp_path / "bundle", backend="onnx", kernels="stock")
+        export.export_bundle("random:tiny", tmp_path / "bundle", backend="onnx", kernels="stock")
     with pytest.raises(MvgptError, match=r"unknown kernels[\s\S]*expected: fused\n"):
-        export.export_bundle("tiny", tmp_path / "bundle", backend="android", kernels="stock")
+        export.export_bundle("random:tiny", tmp_path / "bundle", backend="android", kernels="stock")
     assert not list(tmp_path.iterdir())
 
 
@@ -248,7 +248,7 @@ NIBBLES = dataclasses.replace(RECIPES["mobile"], calibrated=False)
 
 def lowered(stages: list[str], recipe: Recipe, folder: Path, bundle: Bundle) -> Bundle:
     """A bundle with these stages lowered anew: enough for an engine."""
-    source, unit = open_source("tiny"), contract.stage(stages[0]).unit
+    source, unit = open_source("random:tiny"), contract.stage(stages[0]).unit
     made = export.export_unit(source, stages, bundle.geometry, "onnx", recipe, "onnx", folder / f"{unit}.onnx")
     assert {m.file for m in made.methods.values()} == {bundle.manifest.stages[name].file for name in stages}
     return Bundle(folder, bundle.manifest)

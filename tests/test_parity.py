@@ -178,7 +178,7 @@ def test_errors_may_not_shrink_on_the_way(recipe: str) -> None:
 def test_the_command_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
     passed = run("parity", tiny_bundle.folder)
     assert passed.returncode == 0, passed.stderr
-    assert "every stage agrees with tiny" in passed.stdout
+    assert "every stage agrees with random:tiny" in passed.stdout
     assert all(step in passed.stdout for step in STEPS)
 
     model = open_source("random:tiny").model

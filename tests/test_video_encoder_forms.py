@@ -34,7 +34,7 @@ GEOMETRY = NAMED_CONFIGS["tiny"].geometry()
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    return open_source("tiny")
+    return open_source("random:tiny")
 
 
 def lower(source: Source, path: Path, recipe: str, form: str) -> LoweredUnit:
@@ -147,6 +147,6 @@ def test_exports_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(kernels, "library_path", lambda: None)
     assert default_kernels() == "stock"
     with pytest.raises(MvgptError, match=r"not compiled[\s\S]*kernels build"):
-        export.export_bundle("tiny", tmp_path / "bundle", kernels="fused")
+        export.export_bundle("random:tiny", tmp_path / "bundle", kernels="fused")
     with pytest.raises(MvgptError, match="unknown kernels"):
-        export.export_bundle("tiny", tmp_path / "bundle", kernels="fast")
+        export.export_bundle("random:tiny", tmp_path / "bundle", kernels="fast")

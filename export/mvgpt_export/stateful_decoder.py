@@ -49,7 +49,7 @@ class StatefulDecoder(nn.Module):
 
     def forward(self, embeddings: torch.Tensor, start_pos: torch.Tensor, last_row: torch.Tensor) -> torch.Tensor:
         n = embeddings.shape[1]
-        start = int(start_pos[0].item())
+        start: int = start_pos[0].item()  # type: ignore[assignment]  # int() would make it a constant
         torch._check(start >= 0)
         torch._check(start + n <= self.positions)
         rows = torch.arange(n, dtype=torch.int32) + start_pos
