@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from mvgpt_export.backends import TARGETS
+from mvgpt_export.quant import RECIPES
 from mvgpt_runtime import contract
 from mvgpt_runtime.manifest import Bundle
 
@@ -45,7 +47,9 @@ def test_help_is_quick_and_teaches() -> None:
         command in result.stdout for command in ("export", "parity", "ask", "chat", "inspect", "goldens", "estimate")
     )
     assert min(times) < 0.5
-    assert "mvgpt export tiny" in run("export", "--help").stdout
+    said = run("export", "--help").stdout
+    assert "mvgpt export tiny" in said
+    assert all(f"`{name}`" in said for name in (*TARGETS, *RECIPES))
 
 
 def test_ask_streams_text_and_closes_with_times(tiny_bundle: Bundle, real_clip: Path) -> None:

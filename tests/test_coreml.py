@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from mvgpt_export.bundle import export_bundle, export_unit
 from mvgpt_export.config import NAMED_CONFIGS
+from mvgpt_export.coreml_form import call_rows
 from mvgpt_export.parity import check_parity
 from mvgpt_export.quant import RECIPES
 from mvgpt_export.sources import Source, open_source
-from mvgpt_export.stages import call_rows
 from mvgpt_runtime import Session, contract, video
 from mvgpt_runtime.engines.coreml import ONE_ROW
 from mvgpt_runtime.engines.mil.program import read_package
@@ -98,6 +98,16 @@ def test_rows_in_any_pieces_give_the_same_logits(bundle: Bundle, start: int) -> 
 
     whole = run([rows.shape[1]])
     np.testing.assert_allclose(run([5, *[1] * 3, rows.shape[1] - 8]), whole, atol=1e-4 * np.abs(whole).max())
+
+
+def test_positions_outside_the_cache_are_refused(bundle: Bundle, tiny_bundle: Bundle) -> None:
+    """CoreML's states have room for padding behind it."""
+    sizes = bundle.geometry
+    rows = np.zeros((1, 2, sizes.hidden_size), np.float32)
+    for engine in (Session(bundle).engine, Session(tiny_bundle).engine):
+        for start in (-1, sizes.max_context - 1):
+            with pytest.raises(MvgptError, match="not in the KV cache"):
+                engine.run("text_decoder", [rows, np.array([start])])
 
 
 @pytest.mark.parametrize("recipe", ["fp16", "mobile"])

@@ -207,9 +207,9 @@ def test_devices_come_back(states: dict[str, str]) -> None:
 
 @given(JSON)
 def test_any_json_is_read(value: object) -> None:
-    parse_files(value)
-    parse_files({"files": value})
-    parse_files({"files": [{"name": "a", "metadata": value}]})
+    parse_files(value, "f")
+    parse_files({"files": value}, "f")
+    parse_files({"files": [{"name": "a", "metadata": value, "relativePath": value}]}, "f")
     list(error_chain(value))
     list(error_chain({"userInfo": value, "code": value}))
     read_record(json.dumps(value).encode())

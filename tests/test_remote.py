@@ -15,6 +15,7 @@ from mvgpt_runtime.bench import metrics
 from mvgpt_runtime.bench.remote import SPARE_BYTES, Limits, is_back, run_on_device
 from mvgpt_runtime.bench.results import Result, Thermal, read_result
 from mvgpt_runtime.cli import app
+from mvgpt_runtime.manifest import file_sha256
 from phones import ADB, IOS, QUICK, Phone, plug_in, write_bundle
 from typer.testing import CliRunner
 
@@ -98,6 +99,30 @@ def test_a_benchmark(phone: Phone, kind: str, bundle: Path, clip: Path) -> None:
     sizes = [done for what, done, _ in said if what.startswith("push: ") and not what.endswith(clip.name)]
     assert sizes == sorted(sizes)
     assert sizes[-1] == sum(p.stat().st_size for p in bundle.iterdir())
+
+
+def test_a_bundle_with_folders(phone: Phone, kind: str, bundle: Path, clip: Path, tmp_path: Path) -> None:
+    """A CoreML package is one; what is there is not pushed again, and the manifest comes after all files."""
+    nested = Path(shutil.copytree(bundle, tmp_path / "nested"))
+    package = nested / "frame_scorer.mlpackage"
+    (package / "Data" / "weights").mkdir(parents=True)
+    (nested / "frame_scorer.pte").rename(package / "Data" / "weights" / "weight.bin")
+    (package / "Manifest.json").write_bytes(b"{}")
+    manifest = json.loads((nested / "manifest.json").read_text())
+    manifest["stages"]["frame_scorer"]["file"] = package.name
+    del manifest["files"]["frame_scorer.pte"]
+    for path in (package / "Manifest.json", package / "Data" / "weights" / "weight.bin"):
+        info = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        manifest["files"][path.relative_to(nested).as_posix()] = info
+    (nested / "manifest.json").write_text(json.dumps(manifest))
+    measure(kind, nested, clip)
+    root = phone.root / {ADB: "data/local/tmp/mvgpt", IOS: "container/Documents/bench"}[kind] / "bundles/nested"
+    for path in (p for p in nested.rglob("*") if p.is_file()):
+        assert (root / path.relative_to(nested)).read_bytes() == path.read_bytes()
+    assert phone.pushed()[-2:] == ["manifest.json", clip.name]
+    count = len(phone.pushed())
+    measure(kind, nested, clip)
+    assert len(phone.pushed()) == count
 
 
 def test_what_is_there_is_not_pushed_again(used: Phone, kind: str, bundle: Path, clip: Path) -> None:

@@ -47,7 +47,7 @@ def test_true_answers(session: Session, clip: str) -> None:
 
 
 def test_it_sees_what_it_answers(session: Session) -> None:
-    """The bound is four standard errors below the model card's accuracy."""
+    """The bound is nearly four standard errors below the model card's accuracy."""
     seeing, blind = (evaluate(session, drawn_cases(1, 60, session.bundle.geometry), blind=b) for b in (False, True))
     assert seeing.total.accuracy > 0.58
     for kind in ("appearance", "event"):

@@ -39,7 +39,7 @@ from .parity import verify as verify_bundle
 from .quant import HALF_ARITHMETIC, HALF_TABLE, RECIPES, Recipe
 from .samples import range_frames
 from .sources import Source, open_source, weight_digests
-from .stages import FORMS, default_kernels, unit_modules
+from .stages import calls, default_kernels, unit_modules
 from .tokenizer import compact, special_ids
 
 # Operators that a scheme brings with it.
@@ -148,7 +148,7 @@ def export_unit(
         modules = unit_modules(source.model, stages, geometry, form, recipe, prompts, report)
         for name, module in modules.items():
             report(f"trace {name}")
-            for function, (inputs, shapes) in FORMS[form].calls(name, geometry).items():
+            for function, (inputs, shapes) in calls(name, geometry, form).items():
                 programs[function] = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     lowered = BACKENDS[backend].lower(programs, recipe, geometry, path, report)
     for name, method in lowered.methods.items():

@@ -46,8 +46,12 @@ def export(
             "--output", "-o", help="Bundle folder to write; an older bundle there is replaced.", show_default=False
         ),
     ],
-    backend: Annotated[str, typer.Option(help="What the bundle runs on.")] = "xnnpack",
-    recipe: Annotated[str, typer.Option(help="How weights and activations are stored.")] = "fp32",
+    backend: Annotated[
+        str, typer.Option(help="What the bundle runs on: `xnnpack`, `android`, `ios`, `coreml` or `onnx`.")
+    ] = "xnnpack",
+    recipe: Annotated[
+        str, typer.Option(help="How weights and activations are stored: `fp32`, `fp16`, `int8` or `mobile`.")
+    ] = "fp32",
     kernels: Annotated[
         str | None,
         typer.Option(

@@ -68,7 +68,7 @@ class OnnxAttention(CachedAttention):
         return context[:, -m:]
 
 
-def store(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
+def store_for_onnx(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:
     """Put a linear layer of `module` into the form of a recipe's scheme (`quant.Rule`)."""
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
@@ -178,7 +178,7 @@ class NibbleEmbedding(nn.Module):
         )
 
 
-class ByteEmbedding(nn.Module):
+class OnnxByteEmbedding(nn.Module):
     """`nn.Embedding` in 8 bits with a scale for each row."""
 
     table: torch.Tensor

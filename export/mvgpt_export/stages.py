@@ -14,22 +14,20 @@ import torch
 from mvgpt_runtime import contract
 from mvgpt_runtime import kernels as runtime_kernels
 from mvgpt_runtime.contract import Geometry
-from mvgpt_runtime.engines.coreml import ONE_ROW
 from torch import nn
 from torch.export import Dim
 
 from .backends import Report
 from .calibration import Calibration
+from .coreml_form import ByteTableEmbedding, ByteTableHead, coreml_calls, stateful
 from .models.norm import RMSNorm
 from .models.patches import PatchEmbedding, PatchLinear
 from .models.video_gpt import VideoGPT
 from .models.videomamba import Block, Mixer, VideoMamba
 from .norms import DelegatedLayerNorm, DelegatedRMSNorm
-from .onnx_form import ByteEmbedding as OnnxByteEmbedding
-from .onnx_form import NibbleEmbedding, NibbleLinear, OnnxAttention, OnnxRMSNorm, store
+from .onnx_form import NibbleEmbedding, NibbleLinear, OnnxAttention, OnnxByteEmbedding, OnnxRMSNorm, store_for_onnx
 from .ops.selective_scan import selective_scan_stock
 from .quant import HALVES, Recipe, Store, quantize, store_for_coreml, store_for_xnnpack
-from .stateful_decoder import ByteTableEmbedding, ByteTableHead, StatefulDecoder
 from .text_decoder import (
     ByteEmbedding,
     CachedAttention,
@@ -53,42 +51,7 @@ DELEGATED: dict[type[nn.Module], Callable[..., nn.Module]] = {
 }
 
 
-Call = tuple[tuple[torch.Tensor, ...], tuple[dict[int, Dim], ...] | None]
-"""Example inputs and dynamic shapes, for torch.export."""
-
-
-def contract_calls(name: str, geometry: Geometry) -> dict[str, Call]:
-    """By method, what it is traced with: a stage is one method of the contract's shapes."""
-    return {name: (example_inputs(name, geometry), dynamic_shapes(name, geometry))}
-
-
-def coreml_calls(name: str, geometry: Geometry) -> dict[str, Call]:
-    """Fixed shapes in CoreML's dtypes: a language stage is a method for as many rows as a frame has, and one for 1."""
-
-    def like(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        dtypes = {torch.uint8: torch.float32, torch.int64: torch.int32}
-        return tuple(t.to(dtypes.get(t.dtype, t.dtype)) for t in inputs)
-
-    inputs = like(example_inputs(name, geometry))
-    if name not in contract.LANGUAGE_STAGES:
-        return {name: (inputs, None)}
-    calls: dict[str, Call] = {}
-    for method, rows in ((name, call_rows(geometry)), (name + ONE_ROW, 1)):
-        call = (inputs[0][:, :rows], *inputs[1:])
-        if name == "text_decoder":
-            call = (*call, torch.zeros(1, dtype=torch.int32))  # last_row
-        calls[method] = (call, None)
-    return calls
-
-
-def call_rows(geometry: Geometry) -> int:
-    """Rows of a language stage's call in CoreML: a frame's, which nearly all of a prompt comes in."""
-    return max(2, min(geometry.image_tokens, geometry.prefill_chunk))
-
-
-def _stateful(decoder: TextDecoder, geometry: Geometry, recipe: Recipe) -> nn.Module:
-    positions = geometry.max_context + call_rows(geometry) - 1
-    return StatefulDecoder(decoder, positions, exact=not recipe.half_kv_cache).eval()
+Inputs = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -100,15 +63,13 @@ class Form:
     # Of a table with few bits; without, the head is a linear layer like the others.
     head: Callable[[torch.Tensor, int, torch.Tensor | None], TableHead | NibbleLinear | ByteTableHead] | None = None
     layers: Mapping[type[nn.Module], Callable[..., nn.Module]] = field(default_factory=dict)  # by what they replace
-    # Whether linear layers and tables are stored by the recipe here. Otherwise all is float32, and the backend
-    # quantizes what it lowered.
-    quantized: bool = True
     store: Store = store_for_xnnpack  # of a linear layer
     table: type[TableEmbedding | NibbleEmbedding] = TableEmbedding  # of an embedding in 4 bits
     byte_table: type[ByteEmbedding | OnnxByteEmbedding] = ByteEmbedding
     # Weights are stored in integers or float32; float16 is the backend's.
     weights_only: bool = False
-    calls: Callable[[str, Geometry], dict[str, Call]] = contract_calls
+    # Of a stage's example inputs, if it is traced otherwise than once and in the contract's shapes: by method, inputs.
+    calls: Callable[[str, Inputs, Geometry], dict[str, Inputs]] | None = None
     # What becomes of the language model, quantized, for a KV cache of another kind.
     decoder: Callable[[TextDecoder, Geometry, Recipe], nn.Module] | None = None
 
@@ -135,14 +96,14 @@ FORMS = {
         store=store_for_coreml,
         weights_only=True,
         calls=coreml_calls,
-        decoder=_stateful,
+        decoder=stateful,
     ),
     "onnx": Form(
         _stock_mixer,  # its scans become Scan nodes
         OnnxAttention,
         NibbleLinear,
         {PatchEmbedding: PatchLinear, RMSNorm: OnnxRMSNorm},
-        store=store,
+        store=store_for_onnx,
         table=NibbleEmbedding,
         byte_table=OnnxByteEmbedding,
     ),
@@ -204,8 +165,7 @@ def stage_module(model: VideoGPT, name: str, geometry: Geometry, form: str, reci
                 if isinstance(child, kind):
                     setattr(parent, child_name, other(child))
     parts = FORMS[form]
-    if parts.quantized:
-        quantize(module, name, _rules(parts, recipe), store=parts.store)
+    quantize(module, name, _rules(parts, recipe), store=parts.store)
     return module.eval()
 
 
@@ -222,8 +182,6 @@ def text_decoder(
     cache = torch.float16 if recipe.half_kv_cache and parts.attention is FusedAttention else torch.float32
     norm = parts.layers.get(RMSNorm, lambda norm: norm)
     module = TextDecoder(_same_tensors(model.language_model), geometry, parts.attention, cache, norm)
-    if not parts.quantized:
-        return module.eval()
     weight = module.lm_head.get_parameter("weight")
     table = parts.head if recipe.embedding_bits == 4 else None
     if table:
@@ -240,8 +198,6 @@ def token_embedding(model: VideoGPT, form: str, recipe: Recipe, decoder: TextDec
     network = model.language_model
     module, weight = TokenEmbedding(network), network.embed_tokens.weight
     parts = FORMS[form]
-    if not parts.quantized:
-        return module.eval()
     if parts.weights_only:
         if recipe.embedding_bits <= 8:
             shared = decoder.lm_head if decoder and network.config.tied else ByteTableHead(weight)
@@ -271,6 +227,14 @@ def _rules(parts: Form, recipe: Recipe) -> Recipe:
 def _same_tensors(module: Network) -> Network:
     """A copy of the tree of modules that shares every parameter and buffer."""
     return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+
+
+def calls(name: str, geometry: Geometry, form: str) -> dict[str, tuple[Inputs, tuple[dict[int, Dim], ...] | None]]:
+    """What stage `name` is traced with in a form: by method, example inputs and their dynamic shapes."""
+    inputs = example_inputs(name, geometry)
+    if fixed := FORMS[form].calls:
+        return {method: (given, None) for method, given in fixed(name, inputs, geometry).items()}
+    return {name: (inputs, dynamic_shapes(name, geometry))}
 
 
 def example_inputs(name: str, geometry: Geometry) -> tuple[torch.Tensor, ...]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvgpt_runtime.contract import UNITS, Geometry
-from mvgpt_runtime.errors import MvgptError
 from torch.export import ExportedProgram
 
 from ..quant import RECIPES, Recipe
@@ -70,12 +69,7 @@ def _xnnpack(
 def _coreml(
     programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
 ) -> LoweredUnit:
-    try:
-        from . import coreml  # imports coremltools, seconds
-    except ImportError as e:
-        raise MvgptError(
-            "coremltools is not installed", stage="export", got=e, remedy="pip install 'mvgpt[coreml]'"
-        ) from None
+    from . import coreml  # imports coremltools, seconds
 
     return coreml.lower(programs, recipe, geometry, path, report)
 
@@ -95,6 +89,7 @@ BACKENDS = {
         ".mlpackage",
         ("coreml",),
         ("coremltools", "torchao"),
+        extra="coreml",
         recipes=("fp32", "fp16", "mobile"),
         half=("fp16", "mobile"),
     ),

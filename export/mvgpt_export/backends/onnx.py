@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 from mvgpt_runtime import contract
 from mvgpt_runtime.contract import Geometry
+from mvgpt_runtime.engines.onnx import PAST, PRESENT
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch.export import ExportedProgram
 
@@ -21,9 +22,6 @@ OPSET = 23  # the first with RMSNormalization
 DATA_SUFFIX = ".data"
 APART = 1024  # bytes; smaller tensors stay in the graph
 ALIGNMENT = 4096  # a page: runtimes map the file
-
-# Names of a cache's inputs and outputs, by layer; Hugging Face's.
-PAST, PRESENT = "past_key_values.{layer}.{part}", "present.{layer}.{part}"
 
 
 def lower(
@@ -74,8 +72,8 @@ def _expose_cache(graph: ir.Graph) -> int:
             assert past.const_value is not None
             size += past.const_value.nbytes
             del graph.initializers[past.name]
-            past.const_value, past.name = None, PAST.format(layer=layer, part=part)
-            present.name, present.type, present.shape = PRESENT.format(layer=layer, part=part), past.type, past.shape
+            past.const_value, past.name = None, f"{PAST}{layer}.{part}"
+            present.name, present.type, present.shape = f"{PRESENT}{layer}.{part}", past.type, past.shape
             graph.inputs.append(past)
             graph.outputs.append(present)
     return size

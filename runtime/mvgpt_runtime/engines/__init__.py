@@ -108,7 +108,8 @@ def check_stamp(bundle: Bundle, file: str, stamp: object) -> None:
 
 
 def check_inputs(stage: str, inputs: Sequence[np.ndarray], geometry: Geometry) -> None:
-    """MvgptError unless number, dtypes and shapes of `inputs` are what the contract says of `stage`."""
+    """MvgptError unless number, dtypes and shapes of `inputs` are what the contract says of `stage`, and positions are
+    in the KV cache, past whose end some backends would write."""
     tensors = contract.stage(stage).inputs
     if len(inputs) != len(tensors):
         raise MvgptError(
@@ -129,6 +130,15 @@ def check_inputs(stage: str, inputs: Sequence[np.ndarray], geometry: Geometry) -
                 stage=stage,
                 expected=f"{tensor.dtype} [{', '.join(sides)}]",
                 got=f"{array.dtype} {list(array.shape)}",
+            )
+    if stage == "text_decoder":
+        rows, start = inputs[0].shape[1], int(inputs[1][0])
+        if start < 0 or start + rows > geometry.max_context:
+            raise MvgptError(
+                "the positions are not in the KV cache",
+                stage=stage,
+                expected=f"0 to {geometry.max_context - 1}",
+                got=f"{rows} rows from {start}",
             )
 
 

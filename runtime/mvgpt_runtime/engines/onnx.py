@@ -18,7 +18,7 @@ from ..manifest import Bundle
 from . import check_inputs, check_stamp, return_freed_memory, zero_inputs
 
 REMEDY = "pip install 'mvgpt[onnx]'"
-# Of a decoder: keys and values of all positions, in and out by these names; a layer and a part follow.
+# Of a decoder: keys and values of all positions, in and out by these names, Hugging Face's; layer and part follow.
 PAST, PRESENT = "past_key_values.", "present."
 OPTIONS = {
     # Each session has threads of its own, which would wait for its next call on the cores that another's need.
@@ -61,8 +61,6 @@ class OnnxEngine:
 
     def run(self, stage: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         check_inputs(stage, inputs, self._bundle.geometry)
-        if stage == "text_decoder":
-            self._check_room(inputs)
         self.load(stage)
         model, described = self._models[stage], contract.stage(stage)
         feeds = {t.name: np.ascontiguousarray(a) for t, a in zip(described.inputs, inputs, strict=True)}
@@ -78,17 +76,6 @@ class OnnxEngine:
             return [value.numpy() for value in model.binding.get_outputs()[: len(names)]]
         except self._errors() as e:
             raise MvgptError("ONNX Runtime could not run the stage", stage=stage, got=e) from None
-
-    def _check_room(self, inputs: Sequence[np.ndarray]) -> None:
-        """The operator that writes the cache does not."""
-        rows, start = inputs[0].shape[1], int(inputs[1][0])
-        if start < 0 or start + rows > self._bundle.geometry.max_context:
-            raise MvgptError(
-                "the positions are not in the KV cache",
-                stage="text_decoder",
-                expected=f"at most {self._bundle.geometry.max_context}",
-                got=f"{rows} rows at {start}",
-            )
 
     def _load(self, stage: str) -> Model:
         file = self._bundle.manifest.stages[stage].file

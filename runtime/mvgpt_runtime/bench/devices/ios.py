@@ -168,7 +168,8 @@ class Ios:
 
     def _sizes(self, folder: str) -> dict[str, int]:
         """Bytes by name of a folder's files."""
-        return parse_files(self._run("device", "info", "files", *self._container, "--subdirectory", folder))
+        listing = self._run("device", "info", "files", *self._container, "--subdirectory", folder)
+        return parse_files(listing, folder)
 
     @property
     def _container(self) -> tuple[str, ...]:
@@ -228,13 +229,18 @@ def error_chain(error: Any) -> Iterator[tuple[str, int, str]]:
         error = _get(info, "NSUnderlyingError", "error")
 
 
-def parse_files(listing: Any) -> dict[str, int]:
-    """Bytes by name, of the result of `device info files`."""
+def parse_files(listing: Any, folder: str) -> dict[str, int]:
+    """Bytes by name of the files in `folder` itself, of the result of `device info files`, which may list those of its
+    folders too, by paths from it or from the container."""
     files = _get(listing, "files")
     sizes = {}
     for entry in files if isinstance(files, list) else ():
         name, size = _get(entry, "name"), _get(entry, "metadata", "size")
-        if isinstance(name, str) and isinstance(size, int):
+        if not isinstance(name, str) or not isinstance(size, int):
+            continue
+        path = _get(entry, "relativePath")
+        path = path if isinstance(path, str) else name
+        if "/" not in path.removeprefix(f"{folder}/"):
             sizes[name.rpartition("/")[2]] = size
     return sizes
 

@@ -40,6 +40,7 @@ class Package:
 
             program = load(spec, spec.specificationVersion, file_weights_dir=str(weights))
             self._functions = {name: Function(f, path.name, pool) for name, f in program.functions.items()}
+        # coremltools' reader has no class of error of its own; these are what damaged programs make it raise.
         except (ValueError, RuntimeError, KeyError, AssertionError, NotImplementedError, OSError) as e:
             raise unreadable(path, e) from None
         self._states: dict[str, torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""The language model as CoreML wants it: shapes that do not vary, and a KV cache in states, which are float16 there.
+"""Stages as CoreML wants them: its dtypes, shapes that do not vary, and a KV cache in states, which are float16 there.
 
 A call takes a fixed number of rows, of which the last ones may be padding: `last_row` says which is the last real one.
 Padding is written to the cache too, where no real row sees it and the next call's rows replace it; so the states have
@@ -9,14 +9,43 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from mvgpt_runtime import contract
+from mvgpt_runtime.contract import Geometry
+from mvgpt_runtime.engines.coreml import CASTS, ONE_ROW
 from torch import nn
 
 from .models.qwen2 import rotary_table, rotate
+from .quant import Recipe
 from .text_decoder import Layer, TextDecoder
 
 MASKED = -3e4
-"""Added to the scores of keys that a row must not see: within float16, and a softmax gives them nothing. Infinity 
+"""Added to the scores of keys that a row must not see: within float16, and a softmax gives them nothing. Infinity
 would do the same, and NaN wherever a kernel subtracts it from itself."""
+
+
+def coreml_calls(
+    name: str, inputs: tuple[torch.Tensor, ...], geometry: Geometry
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    """By method, a stage's inputs in CoreML's dtypes; a language stage has methods of `call_rows` rows and of one."""
+    tensors = contract.stage(name).inputs
+    cast = tuple(
+        torch.from_numpy(x.numpy().astype(CASTS.get(t.dtype, t.dtype))) for t, x in zip(tensors, inputs, strict=True)
+    )
+    if name not in contract.LANGUAGE_STAGES:
+        return {name: cast}
+    last_row = (torch.zeros(1, dtype=torch.int32),) if name == "text_decoder" else ()
+    methods = {name: call_rows(geometry), name + ONE_ROW: 1}
+    return {method: (cast[0][:, :rows], *cast[1:], *last_row) for method, rows in methods.items()}
+
+
+def call_rows(geometry: Geometry) -> int:
+    """Rows of a language stage's call: a frame's, which nearly all of a prompt comes in."""
+    return max(2, min(geometry.image_tokens, geometry.prefill_chunk))
+
+
+def stateful(decoder: TextDecoder, geometry: Geometry, recipe: Recipe) -> nn.Module:
+    positions = geometry.max_context + call_rows(geometry) - 1
+    return StatefulDecoder(decoder, positions, exact=not recipe.half_kv_cache).eval()
 
 
 class StatefulDecoder(nn.Module):
