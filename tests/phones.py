@@ -15,7 +15,7 @@ from mvgpt_runtime.bench.remote import Limits
 
 TESTS = Path(__file__).parent
 SHELL = "am pm pidof getprop dumpsys df logcat".split()
-QUICK = Limits(start=10, stall=10, cool_down=0.2, poll=0.02)
+QUICK = Limits(start=10, stall=10, cool_down=0.2, poll=0.02, last_words=1)
 ADB, IOS = "adb", "ios"
 
 GEOMETRY = dict.fromkeys(contract.Geometry.__dataclass_fields__, 16) | {"chunk_frames": 8, "max_context": 4096}

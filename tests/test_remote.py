@@ -12,7 +12,7 @@ import mvgpt_runtime.bench.cli  # noqa: F401 (adds the command)
 import pytest
 from mvgpt_runtime import MvgptError
 from mvgpt_runtime.bench import metrics
-from mvgpt_runtime.bench.remote import SPARE_BYTES, Limits, is_back, run_on_device
+from mvgpt_runtime.bench.remote import SPARE_BYTES, Limits, follow, is_back, run_on_device
 from mvgpt_runtime.bench.results import Result, Thermal, read_result
 from mvgpt_runtime.cli import app
 from mvgpt_runtime.manifest import file_sha256
@@ -316,3 +316,20 @@ def test_an_iphone_is_as_hot_as_its_app_last_said(
 )
 def test_as_cool_as_at_the_start(now: Thermal | None, start: Thermal, back: bool) -> None:
     assert is_back(now, start) is back
+
+
+def test_last_words_that_arrive_late() -> None:
+    """A log may be slower than the app, which has ended by then."""
+
+    class Device:
+        def running(self) -> bool:
+            return False
+
+    class Late:
+        heard = iter([None, None, 'mvgpt-bench {"run": "r", "event": "done", "sha256": "' + "0" * 64 + '"}'])
+
+        def read(self, timeout_s: float) -> str | None:
+            return next(self.heard)
+
+    done = follow(Device(), Late(), "r", QUICK, lambda *what: None)  # type: ignore[arg-type]
+    assert done.sha256 == "0" * 64

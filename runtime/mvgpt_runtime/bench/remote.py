@@ -40,6 +40,7 @@ class Limits:
     stall: float = 300  # between two words: the longest step on a slow phone
     cool_down: float = 300  # before a run, however hot the phone still is
     poll: float = 1  # between two looks
+    last_words: float = 3  # until what an app wrote before it ended has arrived
 
 
 def run_on_device(
@@ -179,14 +180,17 @@ def follow(device: Device, lines: Lines, run: str, limits: Limits, progress: Upd
         MvgptError: it says that it failed, it ends without a word, or says nothing for too long.
     """
     started, silence, step = False, Deadline(limits.start), "start"
+    ended: Deadline | None = None
     while not silence.over:
         try:
             line = lines.read(limits.poll)
         except EOFError:
             raise _ended(device, step) from None
         if line is None:
-            if not device.running():
+            if ended and ended.over:
                 raise _ended(device, step)
+            if ended is None and not device.running():
+                ended = Deadline(limits.last_words)
             continue
         event = parse_line(line, run)
         if isinstance(event, Done):
