@@ -7,6 +7,9 @@ such inputs hardly see are cheap, and one column's error can be undone by the ot
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 LOWEST, HIGHEST = -8, 7
@@ -29,15 +32,28 @@ def round_groups(
         signed: scales may be negative, so that the value farthest from 0 can become -8, which +8 cannot.
         moment: float32 [columns, columns], mean of x xᵀ over inputs x of the layer; None: all weights count the same.
     """
-    if moment is None:
-        rows = max(1, _ELEMENTS // weight.shape[1])
+    factor = None if moment is None else _inverse_factor(moment)
+    rows = _ROWS if factor is not None else max(1, _ELEMENTS // weight.shape[1])
+    with _one_thread():
         parts = [
-            _round_rows(part.float().reshape(len(part), -1, group), storage, signed) for part in weight.split(rows)
+            _round_rows(part.float().reshape(len(part), -1, group), storage, signed)
+            if factor is None
+            else _round_columns(part.float(), factor, group, storage, signed)
+            for part in weight.split(rows)
         ]
-    else:
-        factor = _inverse_factor(moment)
-        parts = [_round_columns(part.float(), factor, group, storage, signed) for part in weight.split(_ROWS)]
     return torch.cat([values for values, _ in parts]), torch.cat([scales for _, scales in parts])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For thousands of small operations: waiting for a second thread at each of them takes what it gains, and many
+    times that beside another process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _round_rows(x: torch.Tensor, storage: torch.dtype, signed: bool) -> tuple[torch.Tensor, torch.Tensor]:
