@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import golden
 import pytest
+from filelock import FileLock
 from mvgpt_export.bundle import export_bundle
 from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.sources import open_source
@@ -16,10 +19,47 @@ from mvgpt_runtime.manifest import Bundle
 REPOSITORY = Path(__file__).parent.parent
 
 
+Export = Callable[[str, str], Bundle]
+
+
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The embedded default, exported as a user does."""
-    return export_bundle("random:tiny", tmp_path_factory.mktemp("bundles") / "tiny")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """(checkpoint, backend) → its bundle, exported as a user does, once for all of pytest's workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def export(checkpoint: str, backend: str) -> Bundle:
+        made = folder / "bundles" / f"{backend}-{checkpoint.replace(':', '-')}"
+        made.parent.mkdir(exist_ok=True)
+        with FileLock(f"{made}.lock"):
+            return Bundle.open(made) if made.exists() else export_bundle(checkpoint, made, backend=backend)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(exported: Export) -> Bundle:
+    """The embedded default's geometry with random weights, whose answers fill every limit."""
+    return exported("random:tiny", "xnnpack")
+
+
+@pytest.fixture(scope="session")
+def trained_bundle(exported: Export) -> Bundle:
+    """The embedded default."""
+    return exported("tiny", "xnnpack")
+
+
+@pytest.fixture(scope="session")
+def onnx_bundle(exported: Export) -> Bundle:
+    """The embedded default for ONNX Runtime."""
+    return exported("tiny", "onnx")
+
+
+@pytest.fixture(scope="session")
+def coreml_bundle(exported: Export) -> Bundle:
+    """The embedded default for CoreML."""
+    return exported("tiny", "coreml")
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mvgpt_export.bundle import export_bundle, export_unit
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.coreml_form import call_rows
+from mvgpt_export.models.qwen2 import KVCache, rotary_table
+from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.parity import check_parity
+from mvgpt_export.parity.floors import FLOORS
+from mvgpt_export.parity.metrics import distance
 from mvgpt_export.quant import RECIPES
-from mvgpt_export.sources import Source, open_source
+from mvgpt_export.sources import open_source
 from mvgpt_runtime import Session, contract, video
-from mvgpt_runtime.engines.coreml import ONE_ROW
-from mvgpt_runtime.engines.mil.program import read_package
+from mvgpt_runtime.engines.coreml import LAST_ROW, ONE_ROW
+from mvgpt_runtime.engines.mil.program import Package, read_package
 from mvgpt_runtime.errors import MvgptError
 from mvgpt_runtime.manifest import Bundle
 
@@ -25,13 +30,8 @@ NETWORK = NAMED_CONFIGS["tiny"]
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_bundle("random:tiny", tmp_path_factory.mktemp("coreml") / "tiny", backend="coreml")
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return open_source("random:tiny")
+def bundle(coreml_bundle: Bundle) -> Bundle:
+    return coreml_bundle
 
 
 def test_every_stage_agrees_with_the_eager_model(bundle: Bundle) -> None:
@@ -40,9 +40,9 @@ def test_every_stage_agrees_with_the_eager_model(bundle: Bundle) -> None:
     assert {row.step for row in report.rows} >= set(contract.STAGE_NAMES)
 
 
-def test_the_answer_is_that_of_the_other_backend(bundle: Bundle, tiny_bundle: Bundle) -> None:
+def test_a_conversation_is_that_of_the_other_backend(bundle: Bundle, trained_bundle: Bundle) -> None:
     answers = []
-    for made in (bundle, tiny_bundle):
+    for made in (bundle, trained_bundle):
         session = Session(made)
         session.load_video(video.SAMPLE_CLIP)
         for question, kept in (("What happens?", False), ("And then?", True)):
@@ -100,21 +100,23 @@ def test_rows_in_any_pieces_give_the_same_logits(bundle: Bundle, start: int) -> 
     np.testing.assert_allclose(run([5, *[1] * 3, rows.shape[1] - 8]), whole, atol=1e-4 * np.abs(whole).max())
 
 
-def test_positions_outside_the_cache_are_refused(bundle: Bundle, tiny_bundle: Bundle) -> None:
+def test_positions_outside_the_cache_are_refused(bundle: Bundle, trained_bundle: Bundle) -> None:
     """CoreML's states have room for padding behind it."""
     sizes = bundle.geometry
     rows = np.zeros((1, 2, sizes.hidden_size), np.float32)
-    for engine in (Session(bundle).engine, Session(tiny_bundle).engine):
+    for engine in (Session(bundle).engine, Session(trained_bundle).engine):
         for start in (-1, sizes.max_context - 1):
             with pytest.raises(MvgptError, match="not in the KV cache"):
                 engine.run("text_decoder", [rows, np.array([start])])
 
 
-@pytest.mark.parametrize("recipe", ["fp16", "mobile"])
-def test_small_recipes_store_less(source: Source, recipe: str, bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", [pytest.param("fp16", marks=pytest.mark.slow), "mobile"])
+def test_small_recipes(recipe: str, eager: VideoGPT, bundle: Bundle, tmp_path: Path) -> None:
+    """The language model with random weights: less to store, and logits as near as the recipe promises."""
+    chosen = dataclasses.replace(RECIPES[recipe], calibrated=False)
     made = export_unit(
-        source, list(contract.LANGUAGE_STAGES), NETWORK.geometry(), "coreml",
-        dataclasses.replace(RECIPES[recipe], calibrated=False), "coreml", tmp_path / "slm.mlpackage",
+        open_source("random:tiny"), list(contract.LANGUAGE_STAGES), NETWORK.geometry(), "coreml", chosen, "coreml",
+        tmp_path / "slm.mlpackage",
     )  # fmt: skip
     assert set(made.methods) == set(contract.LANGUAGE_STAGES)
     _, weights = read_package(tmp_path / "slm.mlpackage")
@@ -122,6 +124,19 @@ def test_small_recipes_store_less(source: Source, recipe: str, bundle: Bundle, t
     share = (weights / "weight.bin").stat().st_size / (full / "weight.bin").stat().st_size
     # Rotary tables, norms and paddings of 64 bytes are small only beside a larger network's linear layers.
     assert share < {"fp16": 0.55, "mobile": 0.3}[recipe]
+
+    ids, package = np.arange(7, 7 + call_rows(bundle.geometry))[np.newaxis], Package(tmp_path / "slm.mlpackage")
+    rows = package.predict("token_embedding", {"token_ids": ids.astype(np.int32)})["embeddings"]
+    given = {"embeddings": rows.astype(np.float32), "start_pos": np.array([0]), LAST_ROW: np.array([ids.size - 1])}
+    got = package.predict("text_decoder", {name: np.asarray(x) for name, x in given.items()})["logits"]
+    network = eager.language_model
+    with torch.no_grad():
+        expected = network.embed_tokens(torch.from_numpy(ids))
+        tables, caches = rotary_table(network.config, ids.size), [KVCache() for _ in network.layers]
+        logits = network(expected, *tables, caches)
+    bits = chosen.bits("text_decoder")
+    assert distance(rows, expected.numpy())["sqnr_db"] > FLOORS[chosen.bits("token_embedding")].at(1)  # type: ignore[operator]
+    assert distance(got, logits.numpy())["sqnr_db"] > FLOORS[bits].at(network.config.layers)  # type: ignore[operator]
 
 
 @pytest.fixture

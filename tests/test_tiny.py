@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from mvgpt_export.bundle import export_bundle
 from mvgpt_runtime import Session
 from mvgpt_runtime.evaluation.cases import drawn_cases
 from mvgpt_runtime.evaluation.score import evaluate
+from mvgpt_runtime.manifest import Bundle
 
 ASSETS = Path(__file__).parent.parent / "assets"
 # What it answers rightly of what the scenes of tools/make_drawn_clips.py ask; the model card counts the mistakes.
@@ -34,8 +35,8 @@ ANSWERS = {
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    return Session(export_bundle("tiny", tmp_path_factory.mktemp("tiny") / "bundle").folder)
+def session(trained_bundle: Bundle) -> Session:
+    return Session(trained_bundle)
 
 
 @pytest.mark.parametrize("clip", ANSWERS)
@@ -52,3 +53,20 @@ def test_it_sees_what_it_answers(session: Session) -> None:
     assert seeing.total.accuracy > 0.58
     for kind in ("appearance", "event"):
         assert seeing.types[kind].accuracy > blind.types[kind].accuracy + 0.3
+
+
+def test_three_backends_generate_the_same_tokens(session: Session, onnx_bundle: Bundle, coreml_bundle: Bundle) -> None:
+    """Greedily in fp32, on clips that training never saw: three implementations that share no arithmetic."""
+    others = {bundle.manifest.backends: Session(bundle) for bundle in (onnx_bundle, coreml_bundle)}
+    asked = 0
+    for case in drawn_cases(2, 3, session.bundle.geometry):
+        assert isinstance(case.video, np.ndarray)
+        for one in (session, *others.values()):
+            one.load_frames(case.video)
+        for item in case.items:
+            expected, *got = (
+                [token.id for token in one.ask(item.question, temperature=0)] for one in (session, *others.values())
+            )
+            assert dict(zip(others, got, strict=True)) == dict.fromkeys(others, expected), item.question
+            asked += 1
+    assert asked > 15
