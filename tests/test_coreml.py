@@ -21,8 +21,9 @@ from mvgpt_export.parity.metrics import distance
 from mvgpt_export.quant import RECIPES
 from mvgpt_export.sources import open_source
 from mvgpt_runtime import Session, contract, video
-from mvgpt_runtime.engines.coreml import LAST_ROW, ONE_ROW
+from mvgpt_runtime.engines.coreml import LAST_ROW, ONE_ROW, CoreMLEngine
 from mvgpt_runtime.engines.mil.program import Package, read_package
+from mvgpt_runtime.engines.program import read_program
 from mvgpt_runtime.errors import MvgptError
 from mvgpt_runtime.manifest import Bundle
 
@@ -168,3 +169,62 @@ def test_a_recipe_that_is_not_offered(tmp_path: Path) -> None:
     with pytest.raises(MvgptError, match="fp32, fp16, mobile") as refused:
         export_bundle("random:tiny", tmp_path / "bundle", backend="coreml", recipe="int8")
     assert refused.value.got == "int8"
+
+
+# --- CoreML inside ExecuTorch programs --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def delegated(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Bundle:
+    """`bundle` with the small units as programs."""
+    folder, geometry = tmp_path_factory.mktemp("delegated"), NETWORK.geometry()
+    stages = dict(bundle.manifest.stages)
+    for names in (["frame_scorer"], ["image_projector"], ["token_embedding"]):
+        path = folder / f"{contract.stage(names[0]).unit}.pte"
+        made = export_unit(
+            open_source("tiny"), names, geometry, "coreml-delegate", RECIPES["fp32"], "coreml", path
+        )  # fmt: skip
+        for name, method in made.methods.items():
+            assert (method.delegates, method.undelegated) == (1, {})
+            stages[name] = stages[name].model_copy(update={"backend": "coreml-delegate", "file": method.file})
+    return Bundle(folder, bundle.manifest.model_copy(update={"stages": stages}))
+
+
+def test_a_delegate_computes_what_the_package_does(bundle: Bundle, delegated: Bundle) -> None:
+    rng = np.random.default_rng(0)
+    for stage in ("frame_scorer", "image_projector", "token_embedding"):
+        (tensor,), ours = contract.stage(stage).inputs, CoreMLEngine(delegated)
+        shape = [most for _, most in tensor.shape(bundle.geometry)]
+        given = rng.integers(0, 500, shape) if tensor.dtype == "int64" else rng.standard_normal(shape, np.float32)
+        for rows in (shape[1], 1) if stage == "token_embedding" else (shape[1],):
+            part = given[:, :rows] if stage == "token_embedding" else given
+            for got, expected in zip(ours.run(stage, [part]), CoreMLEngine(bundle).run(stage, [part]), strict=True):
+                np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_program_says_what_it_is(delegated: Bundle) -> None:
+    """To an app, by ExecuTorch's own means."""
+    import torch  # noqa: F401
+    from executorch.extension.pybindings import _C
+
+    path = delegated.path("image_projector")
+    (text,) = _C._load_program(str(path)).load_method(contract.METADATA_METHOD)([])
+    assert json.loads(text) == contract.stamp(["image_projector"], delegated.geometry)
+    graph = read_program(path)["image_projector"]
+    assert graph.instructions == ("delegate",)
+
+
+def test_a_program_without_coreml_is_refused(delegated: Bundle, trained_bundle: Bundle, tmp_path: Path) -> None:
+    info = delegated.manifest.stages["image_projector"]
+    shutil.copy(trained_bundle.path("image_projector"), tmp_path / info.file)
+    with pytest.raises(MvgptError, match="is not one CoreML delegate"):
+        CoreMLEngine(Bundle(tmp_path, delegated.manifest)).load("image_projector")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["fp32", "mobile"])
+def test_a_whole_bundle_of_delegates(recipe: str, tmp_path: Path, trained_bundle: Bundle) -> None:
+    made = export_bundle("tiny", tmp_path / "bundle", backend="coreml-delegate", recipe=recipe)
+    assert {info.backend for info in made.manifest.stages.values()} == {"coreml-delegate", "xnnpack"}
+    if recipe == "fp32":
+        test_a_conversation_is_that_of_the_other_backend(made, trained_bundle)

@@ -47,7 +47,10 @@ def export(
         ),
     ],
     backend: Annotated[
-        str, typer.Option(help="What the bundle runs on: `xnnpack`, `android`, `ios`, `coreml` or `onnx`.")
+        str,
+        typer.Option(
+            help="What the bundle runs on: `xnnpack`, `android`, `ios`, `coreml`, `coreml-delegate` or `onnx`."
+        ),
     ] = "xnnpack",
     recipe: Annotated[
         str, typer.Option(help="How weights and activations are stored: `fp32`, `fp16`, `int8` or `mobile`.")

@@ -55,7 +55,7 @@ def show(bundle: Bundle, graph: bool, profiled: bool, threads: int | None, as_js
 
 def stage_graphs(bundle: Bundle) -> dict[str, Graph]:
     """Every stage's graph; MvgptError if the manifest says otherwise than the program, or a backend's are not read."""
-    readers = {"xnnpack": _program_graph, "onnx": _onnx_graph}
+    readers = {"xnnpack": _program_graph, "coreml-delegate": _program_graph, "onnx": _onnx_graph}
     if unknown := [name for name in bundle.manifest.backends if name not in readers]:
         raise MvgptError(
             "graphs of this backend cannot be looked into",

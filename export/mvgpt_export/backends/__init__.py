@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mvgpt_runtime.contract import UNITS, Geometry
@@ -74,6 +74,14 @@ def _coreml(
     return coreml.lower(programs, recipe, geometry, path, report)
 
 
+def _coreml_delegate(
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+) -> LoweredUnit:
+    from . import coreml_delegate
+
+    return coreml_delegate.lower(programs, recipe, geometry, path, report)
+
+
 def _onnx(
     programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
 ) -> LoweredUnit:
@@ -82,17 +90,20 @@ def _onnx(
     return onnx.lower(programs, recipe, geometry, path, report)
 
 
+_COREML = Backend(
+    _coreml,
+    ".mlpackage",
+    ("coreml",),
+    ("coremltools", "torchao"),
+    extra="coreml",
+    recipes=("fp32", "fp16", "mobile"),
+    half=("fp16", "mobile"),
+)
+
 BACKENDS = {
     "xnnpack": Backend(_xnnpack, ".pte", ("fused", "stock"), ("executorch", "torchao")),
-    "coreml": Backend(
-        _coreml,
-        ".mlpackage",
-        ("coreml",),
-        ("coremltools", "torchao"),
-        extra="coreml",
-        recipes=("fp32", "fp16", "mobile"),
-        half=("fp16", "mobile"),
-    ),
+    "coreml": _COREML,
+    "coreml-delegate": replace(_COREML, lower=_coreml_delegate, suffix=".pte", tools=("executorch", *_COREML.tools)),
     "onnx": Backend(_onnx, ".onnx", ("onnx",), ("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
 }
 
@@ -118,5 +129,6 @@ TARGETS = {
     "android": Target(dict.fromkeys(UNITS, "xnnpack"), kernels="fused"),
     "coreml": Target(_APPLE),
     "ios": Target(_APPLE, kernels="fused"),
+    "coreml-delegate": Target({**dict.fromkeys(UNITS, "coreml-delegate"), "video_encoder": "xnnpack"}),
     "onnx": Target(dict.fromkeys(UNITS, "onnx")),
 }

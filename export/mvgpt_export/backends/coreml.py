@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,14 +39,14 @@ def lower(
     programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
 ) -> LoweredUnit:
     """Write `programs` as the functions of one `.mlpackage`. Integer weights come in torchao's form."""
-    state_bytes = 0
-    with TemporaryDirectory(dir=path.parent) as scratch, _quiet():
+    planned = 0
+    with TemporaryDirectory(dir=path.parent) as scratch, quiet():
         parts = {}
         for method, program in programs.items():
             report(f"convert {method}")
-            model = _convert(method.removesuffix(ONE_ROW), program, recipe, geometry)
-            description = model.get_spec().description
-            state_bytes = max(state_bytes, sum(_bytes(state.type.stateType.arrayType) for state in description.state))
+            stage, arguments = method.removesuffix(ONE_ROW), program.graph_signature.user_inputs
+            model = convert(stage, decompose(program), arguments, recipe, geometry)
+            planned = max(planned, state_bytes(model))
             parts[method] = Path(scratch) / f"{method}.mlpackage"
             model.save(str(parts[method]))
         report("write")
@@ -61,22 +61,25 @@ def lower(
             ct.utils.save_multifunction(functions, str(joined))
         stages = [method for method in programs if method in contract.STAGE_NAMES]
         model = ct.models.MLModel(str(joined), skip_model_load=True)
-        model.author = "mvgpt"
-        model.license = "that of the checkpoint's weights, which the bundle's manifest names"
-        model.version = str(contract.CONTRACT_VERSION)
-        model.short_description = f"Mobile-VideoGPT: {', '.join(stages)}"
-        model.user_defined_metadata[contract.METADATA_METHOD] = json.dumps(contract.stamp(stages, geometry))
+        describe(model, stages, geometry)
         model.save(str(path))
         (path / DEBUG_FILE).unlink(missing_ok=True)
-    return LoweredUnit({stage: LoweredMethod(1, {}) for stage in stages}, state_bytes)
+    return LoweredUnit({stage: LoweredMethod(1, {}) for stage in stages}, planned)
 
 
-def _convert(stage: str, program: ExportedProgram, recipe: Recipe, geometry: Geometry) -> Any:
-    for node in program.graph.nodes:
-        node.target = _RENAMED.get(node.target, node.target)
-    program = program.run_decompositions({})
-    for node in program.graph.nodes:
-        node.target = _RENAMED.get(node.target, node.target)
+def describe(model: Any, stages: list[str], geometry: Geometry) -> None:
+    model.author = "mvgpt"
+    model.license = "that of the checkpoint's weights, which the bundle's manifest names"
+    model.version = str(contract.CONTRACT_VERSION)
+    model.short_description = f"Mobile-VideoGPT: {', '.join(stages)}"
+    model.user_defined_metadata[contract.METADATA_METHOD] = json.dumps(contract.stamp(stages, geometry))
+
+
+def convert(stage: str, program: ExportedProgram, arguments: Sequence[str], recipe: Recipe, geometry: Geometry) -> Any:
+    """The program of one function as an MLModel with the contract's names, not loaded.
+
+    `arguments`: what the program calls its inputs, in the contract's order.
+    """
     mutated = set(program.graph_signature.buffers_to_mutate.values())
     states = [
         ct.StateType(ct.TensorType(shape=tuple(buffer.shape), dtype=np.float16), name=name)
@@ -94,13 +97,26 @@ def _convert(stage: str, program: ExportedProgram, recipe: Recipe, geometry: Geo
         minimum_deployment_target=TARGET,
         skip_model_load=True,
     )
-    # They come with the names of the networks' own arguments.
+    # They come with the names of the networks' own arguments, which may be other arguments' in the contract.
     spec = model.get_spec()
-    names = [*(t.name for t in contract.stage(stage).inputs), LAST_ROW]
-    for feature, name in zip(list(spec.description.input), names, strict=False):
-        if feature.name != name:
-            ct.utils.rename_feature(spec, feature.name, name, rename_outputs=False)
+    wanted = dict(zip(arguments, (*(t.name for t in contract.stage(stage).inputs), LAST_ROW), strict=False))
+    for names in ({name: f"{name}_" for name in wanted}, {f"{name}_": other for name, other in wanted.items()}):
+        for feature in list(spec.description.input):
+            ct.utils.rename_feature(spec, feature.name, names[feature.name], rename_outputs=False)
     return ct.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
+
+
+def decompose(program: ExportedProgram) -> ExportedProgram:
+    """To the operators that coremltools converts."""
+    _rename(program)
+    program = program.run_decompositions({})
+    _rename(program)
+    return program
+
+
+def _rename(program: ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        node.target = _RENAMED.get(node.target, node.target)
 
 
 def _precision(stage: str, recipe: Recipe, geometry: Geometry) -> Any:
@@ -119,12 +135,14 @@ def _precision(stage: str, recipe: Recipe, geometry: Geometry) -> Any:
     return ct.transform.FP16ComputePrecision(op_selector=in_half)
 
 
-def _bytes(array: Any) -> int:
-    return 2 * int(np.prod(list(array.shape)))  # states are float16
+def state_bytes(model: Any) -> int:
+    """Of the states, which are float16."""
+    states = model.get_spec().description.state
+    return sum(2 * int(np.prod(list(state.type.stateType.arrayType.shape))) for state in states)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """coremltools draws progress bars of its own and logs which releases of torch it has been tested with."""
     import tqdm
 

@@ -52,6 +52,7 @@ def _onnx(bundle: Bundle, threads: int | None) -> Engine:
 ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {
     "xnnpack": _executorch,
     "coreml": _coreml,
+    "coreml-delegate": _coreml,
     "onnx": _onnx,
 }
 

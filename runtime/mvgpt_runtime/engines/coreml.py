@@ -21,6 +21,7 @@ from ..contract import LANGUAGE_STAGES
 from ..errors import MvgptError
 from ..manifest import Bundle
 from . import check_inputs, check_stamp, return_freed_memory, zero_inputs
+from .program import read_payloads
 
 ONE_ROW = "_1"
 """Ends the name of a language stage's function for a single row; the one called as the stage takes many."""
@@ -86,9 +87,10 @@ class CoreMLEngine:
             if stage == "text_decoder":
                 call["start_pos"] = given["start_pos"] + np.int32(first)
                 call[LAST_ROW] = np.array([count - 1], np.int32)
-            if count > 1:
+            one = count == 1 and self._bundle.manifest.stages[stage].backend == "coreml"
+            if not one:
                 call[name] = np.concatenate([part, np.zeros((1, most - count, *part.shape[2:]), part.dtype)], axis=1)
-            outputs = self._predict(stage, ONE_ROW if count == 1 else "", call)
+            outputs = self._predict(stage, ONE_ROW if one else "", call)
             yield outputs if stage == "text_decoder" else [outputs[0][:, :count]]
 
     def _predict(self, stage: str, suffix: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -100,6 +102,8 @@ class CoreMLEngine:
 def _open(path: Path) -> Model:
     try:
         _import_quietly()
+        if path.suffix == ".pte":
+            return Delegate(path)
         if sys.platform == "darwin":
             return AppleModel(path)
         from .mil.program import Package
@@ -109,6 +113,29 @@ def _open(path: Path) -> Model:
         raise MvgptError(
             "coremltools is not installed", stage="bundle", got=e, remedy="pip install 'mvgpt[coreml]'"
         ) from None
+
+
+class Delegate:
+    """The package inside a `.pte` file that is one CoreML delegate."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = TemporaryDirectory()
+        self._model = _open(unpack(path, Path(self._folder.name)))
+        self.stamp = self._model.stamp
+        self.shape, self.predict = self._model.shape, self._model.predict
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """The package in the only delegate of the program `path`, written below `folder`; MvgptError if there is none."""
+    from executorch.backends.apple.coreml import executorchcoreml
+
+    payloads = read_payloads(path, "CoreMLBackend")
+    if len(payloads) != 1 or not executorchcoreml.unflatten_directory_contents(payloads[0], str(folder)):
+        raise MvgptError(
+            f"{path.name} is not one CoreML delegate", stage="bundle", expected="1", got=f"{len(payloads)} delegates",
+            remedy="copy or export the bundle again",
+        )  # fmt: skip
+    return next(folder.rglob("*.mlpackage"))
 
 
 def _import_quietly() -> None:

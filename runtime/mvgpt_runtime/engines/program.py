@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,32 @@ def read_program(path: Path) -> dict[str, Method]:
 
 def read_plans(path: Path) -> dict[str, Plan]:
     """The methods of a `.pte` file by name, with everything but the constants; MvgptError if it is none."""
+    with _program(path) as (program, payload):
+        plans = program["execution_plan"]
+        payloads = {
+            (plan["name"], index): _xnnpack_graph(payload(delegate))
+            for plan in plans
+            for index, delegate in enumerate(plan.get("delegates", ()))
+            if delegate["id"] == "XnnpackBackend"
+        }
+    decoded = read("xnnpack", list(payloads.values())) if payloads else []
+    graphs = dict(zip(payloads, decoded, strict=True))
+    return {
+        plan["name"]: Plan(plan, tuple(graphs.get((plan["name"], i)) for i in range(len(plan.get("delegates", ())))))
+        for plan in plans
+    }
+
+
+def read_payloads(path: Path, backend: str) -> list[bytes]:
+    """What the delegates of `backend` in a `.pte` file were compiled to; MvgptError if it is no such file."""
+    with _program(path) as (program, payload):
+        delegates = [d for plan in program["execution_plan"] for d in plan.get("delegates", ())]
+        return [payload(delegate) for delegate in delegates if delegate["id"] == backend]
+
+
+@contextmanager
+def _program(path: Path) -> Iterator[tuple[dict[str, Any], Callable[[dict[str, Any]], bytes]]]:
+    """The file's flatbuffer, and a function that gives a delegate's payload."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         # Header: flatbuffer's root offset and identifier, then "eh00", its length, the program's size and where its
         # segments begin.
@@ -63,21 +90,15 @@ def read_plans(path: Path) -> dict[str, Plan]:
             raise MvgptError("not an ExecuTorch program with a header", stage="inspect", got=path)
         size, base = (int.from_bytes(data[at : at + 8], "little") for at in (16, 24))
         (program,) = read("program", [data[:size]])
-        segments = [(base + s["offset"], s["size"]) for s in program.get("segments", ())]
-        plans = program["execution_plan"]
-        payloads: dict[tuple[str, int], bytes] = {}  # XNNPACK's, by method and delegate
-        for plan in plans:
-            for index, delegate in enumerate(plan.get("delegates", ())):
-                where = delegate["processed"]
-                if delegate["id"] == "XnnpackBackend" and where["location"] == "SEGMENT":
-                    start, length = segments[where["index"]]
-                    payloads[plan["name"], index] = _xnnpack_graph(data[start : start + length])
-    decoded = read("xnnpack", list(payloads.values())) if payloads else []
-    graphs = dict(zip(payloads, decoded, strict=True))
-    return {
-        plan["name"]: Plan(plan, tuple(graphs.get((plan["name"], i)) for i in range(len(plan.get("delegates", ())))))
-        for plan in plans
-    }
+
+        def payload(delegate: dict[str, Any]) -> bytes:
+            where = delegate["processed"]
+            if where["location"] != "SEGMENT":
+                return bytes(program["backend_delegate_data"][where["index"]]["data"])
+            segment = program["segments"][where["index"]]
+            return data[base + segment["offset"] : base + segment["offset"] + segment["size"]]
+
+        yield program, payload
 
 
 def node_kind(node: dict[str, Any]) -> str:
