@@ -1,4 +1,4 @@
-"""The plugin for lmms-eval: the tool itself runs tasks on a bundle, among them the six published ones' on made-up documents."""
+"""The plugin for lmms-eval: the tool itself runs tasks on a bundle, the six published ones on made-up documents."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def score(doc, results):
 """
 OPTIONS = ["a circle", "a star", "a cross", "a square", "a heart"]
 LETTERS = "ABCDE"
-# Each published benchmark: its task, the metric, where its videos lie in HF_HOME, a document of its form about still.mp4.
+# Each published benchmark: its task, the metric, where HF_HOME has its videos, a document of its form about still.mp4.
 # ActivityNet-QA is scored by a language model on the internet: here by equal words.
 SIX: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "activitynetqa": (
@@ -122,15 +122,17 @@ def session(tiny_bundle: Bundle) -> Session:
 
 @pytest.fixture(scope="module")
 def folder(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A task in lmms-eval's format, whose data `mvgpt eval` reads too. The model answers three of five questions rightly:
-    what it says is taken for the truth."""
+    """A task in lmms-eval's format, whose data `mvgpt eval` reads too. Three of five answers are right by construction:
+    what the model says is taken for the truth."""
     folder = tmp_path_factory.mktemp("drawn")
     documents = []
     for index, (video, question) in enumerate(QUESTIONS):
         shutil.copy(ASSETS / video, folder)
         session.load_video(folder / video)
         said = answer(session, question, 24)
-        documents.append({"video": video, "question": question, "answer": f"The {said}." if index % 2 == 0 else "wrong"})
+        documents.append(
+            {"video": video, "question": question, "answer": f"The {said}." if index % 2 == 0 else "wrong"}
+        )
     (folder / "utils.py").write_text(UTILS)
     write_task(folder, "drawn", DRAWN, documents)
     shutil.copy(folder / "drawn.jsonl", folder / "questions.jsonl")
@@ -156,10 +158,15 @@ def test_the_tool_runs_a_task_and_the_six(tiny_bundle: Bundle, session: Session,
             text += "process_results: !function utils.score\n" + DRAWN.strip().splitlines()[-1] + "\n"
         write_task(folder, f"local_{name}", text, [document])
     tasks = ",".join(["drawn", *(f"local_{name}" for name in SIX)])
-    options = ("--output_path", folder / "out", "--log_samples", "--model_args", f"bundle={tiny_bundle.folder},threads=1")
+    options = (
+        "--output_path",
+        folder / "out",
+        "--log_samples",
+        "--model_args",
+        f"bundle={tiny_bundle.folder},threads=1",
+    )
     result = lmms(folder, tasks, *options)
-    (path,) = (folder / "out").rglob("*_results.json"), 
-    files = list(path)
+    files = list((folder / "out").rglob("*_results.json"))
     assert len(files) == 1, result.stdout + result.stderr
     results = json.loads(files[0].read_text())["results"]
 
@@ -312,7 +319,7 @@ def test_generation_kwargs_that_cannot_be_honoured(kwargs: dict[str, Any]) -> No
     ("args", "message"),
     [
         ("", "no bundle"),
-        ("bundle=nowhere", "no manifest.json"),
+        ("bundle=nowhere", "no such bundle folder"),
         ("bundle=b,thread=2", "got: thread=2"),
         ("bundle=b,threads=none", "got: threads=none"),
         ("bundle=b,threads=0,low_memory=1", "got: threads=0, low_memory=1"),

@@ -130,7 +130,7 @@ class BundleModel(lmms):  # type: ignore[misc]
         self.session = Session(str(bundle), threads=threads, low_memory=low_memory)  # type: ignore[arg-type]
 
     def generate_until(self, requests: Sequence[Instance]) -> Iterator[GenerationResult]:
-        """Answers in the order of the requests; a video's questions are asked together, when the first one's turn comes.
+        """Answers in the order of the requests; a video's questions are asked together, at the first one's turn.
 
         A generator, so that lmms-eval's response cache stores answers as they come, and an interrupted run goes on.
 
