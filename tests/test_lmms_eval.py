@@ -144,7 +144,7 @@ def lmms(folder: Path, tasks: str, *args: object, home: Path | None = None) -> s
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home or folder / "home"), "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **offline}
     return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=300, env=environment, check=False
+        list(map(str, command)), capture_output=True, text=True, timeout=550, env=environment, check=False
     )
 
 
@@ -167,7 +167,8 @@ def test_the_tool_runs_a_task_and_the_six(tiny_bundle: Bundle, session: Session,
     )
     result = lmms(folder, tasks, *options)
     files = list((folder / "out").rglob("*_results.json"))
-    assert len(files) == 1, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(files) == 1
     results = json.loads(files[0].read_text())["results"]
 
     ours = evaluate(session, folder_cases(folder)).total
@@ -182,10 +183,11 @@ def test_the_tool_runs_a_task_and_the_six(tiny_bundle: Bundle, session: Session,
         assert document["question"].lower() in prompt.lower()
         assert len(prompt) > len(document["question"]) + 5  # options, or how to answer
         limit = 64 if name == "activitynetqa" else 128 if name.startswith(("nextqa", "perception")) else 16
-        assert sample["filtered_resps"] == [answer(session, prompt, limit).split("\n\n")[0].strip()]
+        assert sample["filtered_resps"] == answer(session, prompt, limit).split("\n\n")[0].strip()
         assert f"{metric},none" in results[f"local_{name}"]
 
 
+@pytest.mark.slow
 def test_the_tool_prints_an_error_of_the_plugin(folder: Path, tmp_path: Path) -> None:
     result = lmms(folder, "drawn", "--model_args", f"bundle={tmp_path}")
     assert "no manifest.json" in result.stdout
@@ -196,7 +198,7 @@ class Watched(BundleModel):  # type: ignore[misc]
     """Documents are what visuals are; `loaded` is what the session was shown, `frames` what of images."""
 
     def __init__(self, bundle: Bundle, documents: list[Any]) -> None:
-        super().__init__(bundle=bundle.folder, threads=1)
+        super().__init__(bundle=bundle.folder)
         self.task_dict = {"task": {"test": documents}}
         self.loaded: list[str] = []
         self.frames: list[np.ndarray] = []
@@ -296,7 +298,7 @@ def test_repetitions_are_drawn_anew(tiny_bundle: Bundle) -> None:
 def test_an_answer_ends_before_a_stop(tiny_bundle: Bundle) -> None:
     model = Watched(tiny_bundle, PATHS)
     (whole,) = model.generate_until([instance(0)])
-    stop = whole.text[len(whole.text) // 2 :][:2]
+    stop = whole.text[1:3]
     (cut,) = model.generate_until([instance(0, until=["not there", "", stop])])
     assert cut.text == whole.text.split(stop)[0] != whole.text
     assert cut.token_counts.output_tokens < whole.token_counts.output_tokens
