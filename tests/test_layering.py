@@ -24,6 +24,8 @@ RUNTIME_ALLOWED = {
     "onnx": {"engines"},
     "onnxruntime": {"engines"},
     "decord": {"video.py"},
+    "lmms_eval": {"lmms_eval.py"},
+    "tqdm": {"lmms_eval.py"},  # which lmms-eval brings
     "tokenizers": {"prompt.py"},
     "pydantic": {"manifest.py", "vectors.py", "results.py", "launch.py"},
     "jinja2": {"page.py"},
