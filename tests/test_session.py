@@ -296,6 +296,31 @@ def test_unload_and_prewarm(tiny_bundle: Bundle) -> None:
         session.engine.prewarm(stage)
 
 
+THREADS = """
+import sys
+from mvgpt_runtime import MvgptError, Session
+first = Session(sys.argv[1], threads=1)
+first.engine.prewarm("image_projector")
+again = Session(sys.argv[1], threads=1)
+again.engine.prewarm("image_projector")
+try:
+    Session(sys.argv[1], threads=2)
+except MvgptError as e:
+    print(e.expected, e.got)
+for session in (first, again):
+    session.engine.unload("image_projector")
+Session(sys.argv[1], threads=2).engine.prewarm("image_projector")
+print("done")
+"""
+
+
+def test_the_pool_of_threads_does_not_change_under_loaded_stages(tiny_bundle: Bundle) -> None:
+    """XNNPACK would go on with a pool that was freed."""
+    command = [sys.executable, "-c", THREADS, str(tiny_bundle.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("1 2\ndone\n", 0), done.stderr
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_bundle: Bundle) -> Tokenizer:
     return load_tokenizer(tiny_bundle)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -33,12 +34,12 @@ class ExecuTorchEngine:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self._runtime, self._bundle = _runtime(), bundle
         if threads is not None:
-            with native_log():
-                self._runtime._unsafe_reset_threadpool(threads)  # before any method is loaded
+            _set_threads(threads)
         self._programs: dict[str, Any] = {}  # by file
         # By stage. Methods of a program share an arena, in which one may overwrite what another left; a KV cache is
         # safe, because state is planned into an arena of its own.
         self._methods: dict[str, Any] = {}
+        _ENGINES.add(self)
 
     def load(self, stage: str) -> None:
         if stage not in self._methods:
@@ -99,6 +100,32 @@ class ExecuTorchEngine:
 
     def _open(self, path: Path) -> Any:
         return self._runtime._load_program(str(path))
+
+
+_ENGINES: WeakSet[ExecuTorchEngine] = WeakSet()
+
+
+def _set_threads(threads: int) -> None:
+    """Make the process's thread pool anew. Loaded methods would go on using the one before, which is freed.
+
+    Raises:
+        MvgptError: some engine has methods loaded, and the pool has another size.
+    """
+    runtime = _runtime()
+    with native_log():
+        current = runtime._threadpool_get_thread_count()
+    if threads == current:
+        return
+    if any(engine._methods for engine in _ENGINES):
+        raise MvgptError(
+            "the number of threads cannot change while stages are loaded: all sessions share one pool",
+            stage="session",
+            expected=current,
+            got=threads,
+            remedy="give every session of the process the same number, or drop the others first",
+        )
+    with native_log():
+        runtime._unsafe_reset_threadpool(threads)
 
 
 def _runtime() -> Any:
