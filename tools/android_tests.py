@@ -3,9 +3,11 @@
     python tools/android_tests.py bundles/tiny bundles/mobile
 
 Compiles the library of android_demo, its tests and the engine of android_demo/jvm; writes golden vectors and Python's
-answers; runs JUnit. All of it goes to build/android, and what is up to date is used again. Linux only. Needs a JDK, npm
-(which has the Kotlin compiler), JUnit 5 and a C++ compiler: where one is missing this fails and says what to do, it never
-skips. The last line is `N passed, N failed`; the exit status is 0 if none failed.
+answers; runs JUnit. All of it goes to build/android, and what is up to date is used again. Linux only. Needs a JDK,
+npm (which has the Kotlin compiler), JUnit 5 and a C++ compiler: where one is missing this fails and says what to do,
+it never skips. The last line is `N passed, N failed`; the exit status is 0 if none failed.
+
+Names of test classes after the bundles run only these.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from mvgpt_runtime import build_kernels, kernels
 from mvgpt_runtime.errors import MvgptError
 
 ROOT = Path(__file__).resolve().parent.parent
+# What needs Android is in another folder of the library (src/android).
 LIBRARY, JVM = ROOT / "android_demo/videogpt/src", ROOT / "android_demo/jvm/src"
 BUILD = ROOT / "build/android"
 
@@ -42,9 +45,10 @@ JUNIT = (
 )  # fmt: skip
 KOTLIN_TEST = ("kotlin-stdlib", "kotlin-test", "kotlin-test-junit5", "kotlinx-coroutines-core-jvm")
 # Their kernels and delegates register themselves when they are loaded.
-RUNTIME_LIBRARIES = "executorch executorch_threadpool executorch_kernels_optimized executorch_kernels_quantized executorch_backend_xnnpack".split()
+RUNTIME_LIBRARIES = tuple(
+    f"executorch{part}" for part in ("", "_threadpool", "_kernels_optimized", "_kernels_quantized", "_backend_xnnpack")
+)
 TEST_SECONDS, ALL_SECONDS = 120, 900
-ANDROID_IMPORT = re.compile(r"^import (android|androidx|org\.pytorch)\.", re.MULTILINE)
 
 
 def fail(what: str, remedy: str) -> MvgptError:
@@ -79,7 +83,7 @@ def step(name: str, output: Path, sources: Iterable[Path], settings: object, mak
 
 def find_jdk() -> Path:
     """The home of a JDK: of JAVA_HOME, else of the `java` on the path."""
-    remedy = f"install a JDK, {OLDEST_JAVA} or newer (Debian: apt-get install openjdk-17-jdk-headless), or set JAVA_HOME"
+    remedy = f"install a JDK ≥ {OLDEST_JAVA} (Debian: apt-get install openjdk-17-jdk-headless), or set JAVA_HOME"
     home = os.environ.get("JAVA_HOME")
     java = shutil.which(str(Path(home) / "bin/java") if home else "java")
     if java is None:
@@ -100,7 +104,7 @@ def find_kotlin() -> Path:
 
     def install() -> None:
         if (npm := shutil.which("npm")) is None:
-            raise fail("there is no npm, which has the Kotlin compiler", "install Node.js (Debian: apt-get install npm)")
+            raise fail("there is no npm, which has the Kotlin compiler", "install it (Debian: apt-get install npm)")
         options = ["--no-save", "--no-audit", "--no-fund", "--prefix", BUILD / "npm"]
         run([npm, "install", *options, f"kotlin-compiler@{KOTLIN}"], "npm cannot install the Kotlin compiler")
 
@@ -137,13 +141,13 @@ def compile_engine(jdk: Path) -> tuple[Path, Path]:
     if (compiler := build_kernels.find_compiler()) is None:
         raise fail("there is no C++ compiler", "install g++ or clang++, or set CXX")
     operators = kernels.library_path() or kernels.build()
-    source, output, include, lib = JVM / "main/cpp/executorch_jni.cpp", BUILD / "libexecutorch_jni.so", *(
-        executorch / name for name in ("include", "lib")
-    )
+    source, output = JVM / "main/cpp/executorch_jni.cpp", BUILD / "libexecutorch_jni.so"
+    include, lib = executorch / "include", executorch / "lib"
     command = [
-        *compiler, *build_kernels.COMMON_FLAGS, *build_kernels.EXECUTORCH_FLAGS, "-Wall", "-shared", source, "-o", output,
+        *compiler, *build_kernels.COMMON_FLAGS, *build_kernels.EXECUTORCH_FLAGS, "-Wall", "-shared",
+        f"-I{jdk}/include", f"-I{jdk}/include/linux",
         f"-isystem{include}", f"-isystem{include}/executorch/runtime/core/portable_type/c10",
-        f"-I{jdk}/include", f"-I{jdk}/include/linux", f"-L{lib}", f"-Wl,-rpath,{lib}", "-Wl,--no-as-needed,--no-undefined",
+        source, "-o", output, f"-L{lib}", f"-Wl,-rpath,{lib}", "-Wl,--no-as-needed,--no-undefined",
         *(f"-l{name}" for name in RUNTIME_LIBRARIES),
     ]  # fmt: skip
     step("JNI library", output, [source], command, lambda: run(command, "cannot compile the JNI library"))
@@ -151,33 +155,35 @@ def compile_engine(jdk: Path) -> tuple[Path, Path]:
 
 
 def kotlin_sources(*folders: Path) -> list[Path]:
-    """Files that need nothing of Android."""
-    files = [path for folder in folders for path in sorted(folder.rglob("*.kt"))]
-    return [path for path in files if not ANDROID_IMPORT.search(path.read_text())]
+    return [path for folder in folders for path in sorted(folder.rglob("*.kt"))]
 
 
 def compile_kotlin(jdk: Path, kotlin: Path, junit: Sequence[Path]) -> list[Path]:
     """The class path to run the tests with."""
     library, tests = BUILD / "classes/library", BUILD / "classes/tests"
     kotlin_test = [kotlin / f"{name}.jar" for name in KOTLIN_TEST]
+    compiler = [
+        jdk / "bin/java", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{kotlin}/*",
+        "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-no-stdlib", "-no-reflect", "-module-name", "videogpt",
+    ]  # fmt: skip
 
     def compile_(name: str, output: Path, sources: list[Path], classes: Sequence[Path], *options: str) -> None:
-        jars = ":".join(map(str, classes))
-        command = [jdk / "bin/java", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{kotlin}/*",
-                   "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-no-stdlib", "-no-reflect", "-module-name", "videogpt",
-                   "-cp", jars, "-d", output, *options]  # fmt: skip
+        command = [*compiler, "-cp", ":".join(map(str, classes)), "-d", output, *options]
 
         def make() -> None:
             shutil.rmtree(output, ignore_errors=True)  # classes of files that are gone
-            run([*command, *sources], f"the Kotlin compiler does not accept {name}")
+            run([*command, *sources], f"the Kotlin compiler does not accept the {name}")
 
         compiled = [path for folder in classes if folder.is_dir() for path in folder.rglob("*.class")]
         step(name, output, [*sources, *compiled], command, make)
 
-    compile_("library", library, kotlin_sources(LIBRARY / "main"), kotlin_test[:1], f"-Xjdk-release={LIBRARY_JAVA}",
-             "-jvm-target", "1.8" if LIBRARY_JAVA == 8 else str(LIBRARY_JAVA))  # fmt: skip
+    target = "1.8" if LIBRARY_JAVA == 8 else str(LIBRARY_JAVA)
+    uses = [jar for jar in kotlin_test if "test" not in jar.name]
+    compile_("library", library, kotlin_sources(LIBRARY / "main"), uses,
+             "-jvm-target", target, f"-Xjdk-release={LIBRARY_JAVA}")  # fmt: skip
     # A friend, as Gradle has it for tests: they see what is internal.
-    compile_("tests", tests, kotlin_sources(LIBRARY / "test", JVM / "main", JVM / "test"), [library, *kotlin_test, *junit],
+    sources = kotlin_sources(LIBRARY / "test", JVM / "main", JVM / "test")
+    compile_("tests", tests, sources, [library, *kotlin_test, *junit],
              "-jvm-target", str(OLDEST_JAVA), f"-Xfriend-paths={library}")  # fmt: skip
     return [library, tests, *kotlin_test, *junit]
 
@@ -203,12 +209,15 @@ def write_expected(bundle: Path) -> None:
 
 # --- JUnit ---
 
+Counts = tuple[int, int]
+"""Passed, failed."""
 
-def run_tests(jdk: Path, classes: Sequence[Path], properties: dict[str, object], selected: Sequence[str]) -> tuple[int, int]:
-    """How many passed and failed. Skipped ones are failures, and so is whatever ends the Java virtual machine."""
+
+def run_tests(jdk: Path, classes: Sequence[Path], properties: dict[str, object], only: Sequence[str]) -> Counts:
+    """Skipped ones are failures, and so is whatever ends the Java virtual machine."""
     reports = BUILD / "reports"
     shutil.rmtree(reports, ignore_errors=True)
-    tests = [f"--select-class={name}" for name in selected] or [f"--scan-class-path={BUILD / 'classes/tests'}"]
+    tests = [f"--select-class={name}" for name in only] or [f"--scan-class-path={BUILD / 'classes/tests'}"]
     command = [
         jdk / "bin/java", "-Xmx1g", "-XX:+UseSerialGC", "-ea", f"-XX:ErrorFile={BUILD}/crash.log",
         f"-Djunit.jupiter.execution.timeout.default={TEST_SECONDS} s",
@@ -228,8 +237,8 @@ def run_tests(jdk: Path, classes: Sequence[Path], properties: dict[str, object],
     return counts
 
 
-def count(reports: Path) -> tuple[int, int]:
-    """Passed and failed of JUnit's reports."""
+def count(reports: Path) -> Counts:
+    """Of JUnit's reports."""
     suites = [ElementTree.parse(path).getroot().attrib for path in reports.glob("TEST-*.xml")]
     total = sum(int(suite["tests"]) for suite in suites)
     bad = sum(int(suite[name]) for suite in suites for name in ("failures", "errors", "skipped"))
@@ -237,7 +246,6 @@ def count(reports: Path) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`arguments`: bundles, and names of test classes to run only these."""
     bundles = [Path(argument).resolve() for argument in arguments if not argument.startswith("org.")]
     try:
         jdk = find_jdk()

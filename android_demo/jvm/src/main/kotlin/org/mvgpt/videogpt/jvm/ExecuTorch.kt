@@ -8,7 +8,7 @@ internal class ExecuTorchError(message: String) : RuntimeException(message)
 /** The functions of `executorch_jni.cpp`, whose library the system property `mvgpt.jni` names. A handle is a program. */
 internal object ExecuTorch {
     init {
-        loadLibrary("mvgpt.jni")
+        System.load(checkNotNull(System.getProperty("mvgpt.jni")) { "the system property mvgpt.jni names no library" })
     }
 
     /** `namespace::operator.overload` of every kernel that is registered in this process. */
@@ -39,8 +39,4 @@ internal object ExecuTorch {
 
     /** Copy an output of the last call into a direct buffer of its size. */
     external fun output(handle: Long, index: Int, buffer: ByteBuffer)
-
-    /** Add the kernels of a library, which registers them when it is loaded. Again: no effect. */
-    fun loadLibrary(property: String) =
-        System.load(checkNotNull(System.getProperty(property)) { "the system property $property names no library" })
 }
