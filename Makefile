@@ -22,6 +22,7 @@ test: .venv/dev ## install what the tests need and run the default suite
 
 test-android: .venv/runtime $(BUNDLE)/manifest.json bundles/mobile/manifest.json ## the Kotlin SDK on Java, with real programs; needs a JDK, npm and a C++ compiler
 	$(BIN)/python tools/android_tests.py $(BUNDLE) bundles/mobile
+	$(BIN)/python tools/check_android.py
 
 test-slow: .venv/dev ## full shapes: minutes to an hour, 16 GB of memory
 	$(BIN)/pytest -m slow
