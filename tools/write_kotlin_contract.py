@@ -107,7 +107,11 @@ def _object() -> list[str]:
     lines += [f"    val STOP_TOKENS: List<String> = listOf({', '.join(map(text, contract.STOP_TOKENS))})", ""]
     lines += ["    val STAGES: List<StageSpec> =", "        listOf("]
     for stage in contract.STAGES:
-        lines += ["            StageSpec(", f"                {text(stage.name)},", f"                {text(stage.unit)},"]
+        lines += [
+            "            StageSpec(",
+            f"                {text(stage.name)},",
+            f"                {text(stage.unit)},",
+        ]
         for tensors in (stage.inputs, stage.outputs):
             lines += ["                listOf("]
             lines += [f"                    {_tensor(tensor)}," for tensor in tensors]

@@ -11,7 +11,7 @@ import java.util.concurrent.atomic.AtomicLong
  * @property position positions of prefix, visual tokens and text up to here
  * @property turn which turn put the last of them there
  */
-data class Snapshot internal constructor(val position: Int, val turn: Long)
+data class Snapshot(val position: Int, val turn: Long)
 
 /** A loaded video and the text about it, one position per id. The KV cache may hold less of the text than there is. */
 internal class Conversation(val video: EncodedVideo, val stats: Stats, val prompt: Prompt, val generator: Generator) {

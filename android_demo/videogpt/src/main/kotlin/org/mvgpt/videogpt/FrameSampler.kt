@@ -2,7 +2,7 @@ package org.mvgpt.videogpt
 
 import kotlin.math.max
 import kotlin.math.min
-import kotlin.math.rint
+import kotlin.math.round
 
 private const val CONVERT = "if a player shows it, convert it: ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4"
 
@@ -36,7 +36,7 @@ fun sampleIndices(numFrames: Int, fps: Double, startS: Double? = null, endS: Dou
         require(endS >= (startS ?: 0.0), "endS is before startS", ">= $startS s", endS)
         last = min(endS * fps, last.toDouble()).toInt()
     }
-    val step = max(1.0, rint(fps)).toInt()
+    val step = max(1.0, round(fps)).toInt()
     val count = (last - first) / step + 1
     if (count >= maxFrames) {
         val spread = if (maxFrames > 1) (count - 1.0) / (maxFrames - 1.0) else 0.0

@@ -4,7 +4,7 @@ import kotlin.math.abs
 import kotlin.math.floor
 import kotlin.math.max
 import kotlin.math.min
-import kotlin.math.rint
+import kotlin.math.round
 import kotlin.math.withSign
 
 // Both resizes are integer arithmetic on uint8 once their weights are known; the weights come from doubles (and, where said,
@@ -144,7 +144,7 @@ private class LinearTaps(length: Int, size: Int) {
         for (i in 0 until size) {
             val centre = ((i + 0.5) * (1 / (size.toDouble() / length)) - 0.5).toFloat()
             val first = floor(centre)
-            weights[i] = rint((centre - first) * (1 shl LINEAR_BITS)).toInt() // halves go to the even neighbour
+            weights[i] = round((centre - first) * (1 shl LINEAR_BITS)).toInt() // halves go to the even neighbour
             before[i] = first.toInt().coerceIn(0, length - 1)
             after[i] = (first.toInt() + 1).coerceIn(0, length - 1)
         }
