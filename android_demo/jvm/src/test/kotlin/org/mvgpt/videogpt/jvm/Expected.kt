@@ -3,15 +3,14 @@ package org.mvgpt.videogpt.jvm
 import kotlinx.coroutines.flow.toList
 import org.mvgpt.videogpt.Answer
 import org.mvgpt.videogpt.Bundle
-import org.mvgpt.videogpt.DType
 import org.mvgpt.videogpt.Frame
 import org.mvgpt.videogpt.Json
 import org.mvgpt.videogpt.JsonFields
 import org.mvgpt.videogpt.Session
 import org.mvgpt.videogpt.Tensor
+import org.mvgpt.videogpt.readNpy
 import java.io.File
 import java.nio.ByteBuffer
-import java.nio.ByteOrder
 import kotlin.test.assertEquals
 
 /** The bundles to test with; `tools/android_tests.py` gives them, and what belongs to each. */
@@ -102,17 +101,4 @@ internal fun assertSame(expected: Tensor, parts: List<Tensor>, what: String) {
     assertEquals(expected.data.limit(), bytes.limit(), what)
     val at = expected.data.duplicate().mismatch(bytes)
     if (at >= 0) throw AssertionError("$what differs first in element ${at / expected.dtype.bytes} of ${expected.elements}")
-}
-
-/** Version 1.0, C order, as `numpy.save` writes it. */
-internal fun readNpy(file: File): Tensor {
-    val bytes = ByteBuffer.wrap(file.readBytes()).order(ByteOrder.LITTLE_ENDIAN)
-    val start = 10 + bytes.getShort(8)
-    val header = String(bytes.array(), 10, start - 10, Charsets.US_ASCII)
-    val (type, order, sizes) =
-        checkNotNull(Regex("""'descr': '(.*?)', 'fortran_order': (\w+), 'shape': \((.*?)\)""").find(header)).destructured
-    check(order == "False")
-    val dtype = mapOf("|u1" to DType.UINT8, "<i8" to DType.INT64, "<f4" to DType.FLOAT32).getValue(type)
-    val shape = Regex("""\d+""").findAll(sizes).map { it.value.toInt() }.toList().toIntArray()
-    return Tensor.allocate(dtype, *shape).apply { data.duplicate().put(bytes.position(start) as ByteBuffer) }
 }
