@@ -11,7 +11,9 @@ import android.view.Window
 
 open class Application : Context()
 
-open class Activity : Context(), ComponentCallbacks2 {
+open class Activity :
+    Context(),
+    ComponentCallbacks2 {
     val intent: Intent get() = TODO()
     val window: Window get() = TODO()
 

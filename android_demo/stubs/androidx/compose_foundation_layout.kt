@@ -17,7 +17,9 @@ object Arrangement {
 
     interface Vertical
 
-    interface HorizontalOrVertical : Horizontal, Vertical
+    interface HorizontalOrVertical :
+        Horizontal,
+        Vertical
 
     val Start: Horizontal = TODO()
     val Top: Vertical = TODO()

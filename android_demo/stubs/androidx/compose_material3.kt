@@ -92,11 +92,7 @@ object CardDefaults {
 }
 
 @Composable
-fun Card(
-    modifier: Modifier = Modifier,
-    colors: CardColors = TODO(),
-    content: @Composable ColumnScope.() -> Unit,
-): Unit = TODO()
+fun Card(modifier: Modifier = Modifier, colors: CardColors = TODO(), content: @Composable ColumnScope.() -> Unit): Unit = TODO()
 
 @Composable
 fun LinearProgressIndicator(modifier: Modifier = Modifier): Unit = TODO()

@@ -56,47 +56,54 @@ interface ClipSource {
  *
  * One thing at a time: what is asked for while something runs is ignored, except [stop] and [release].
  */
-class AskModel(private val scope: CoroutineScope, private val openSession: suspend (bundle: String, lowMemory: Boolean) -> Session) {
+class AskModel(
+    private val scope: CoroutineScope,
+    private val openSession: suspend (bundle: String, lowMemory: Boolean) -> Session,
+) {
     private val mutableState = MutableStateFlow(AskState())
     private var session: Session? = null
     private var job: Job? = null
 
     val state: StateFlow<AskState> = mutableState.asStateFlow()
 
-    fun open(bundle: String, lowMemory: Boolean) = work(Busy.Opening(bundle)) {
-        closeSession()
-        mutableState.value = AskState(busy = Busy.Opening(bundle))
-        session = openSession(bundle, lowMemory)
-        mutableState.update { it.copy(bundle = bundle) }
-    }
+    fun open(bundle: String, lowMemory: Boolean) =
+        work(Busy.Opening(bundle)) {
+            closeSession()
+            mutableState.value = AskState(busy = Busy.Opening(bundle))
+            session = openSession(bundle, lowMemory)
+            mutableState.update { it.copy(bundle = bundle) }
+        }
 
-    fun load(clip: ClipSource) = work(Busy.Loading("video")) {
-        val session = session ?: return@work
-        mutableState.update { it.copy(thumbnails = emptyList(), turns = emptyList(), stats = emptyMap(), decoder = null) }
-        try {
-            session.loadVideo(clip.open()) { stage -> mutableState.update { it.copy(busy = Busy.Loading(stage)) } }
-        } finally {
-            clip.close()
+    fun load(clip: ClipSource) =
+        work(Busy.Loading("video")) {
+            val session = session ?: return@work
+            try {
+                val source = clip.open() // if that fails, the video before stays
+                mutableState.update { it.copy(thumbnails = emptyList(), turns = emptyList(), stats = emptyMap(), decoder = null) }
+                session.loadVideo(source) { stage -> mutableState.update { it.copy(busy = Busy.Loading(stage)) } }
+            } finally {
+                clip.close()
+            }
+            mutableState.update {
+                it.copy(thumbnails = thumbnails(session), stats = session.videoStats, decoder = clip.decoder())
+            }
         }
-        mutableState.update {
-            it.copy(thumbnails = thumbnails(session), stats = session.videoStats, decoder = clip.decoder())
-        }
-    }
 
-    fun ask(question: String) = work(Busy.Answering) {
-        val session = session ?: return@work
-        val answer = session.ask(question.trim(), keepHistory = state.value.turns.isNotEmpty())
-        mutableState.update { it.copy(turns = it.turns + Turn(question.trim(), "")) }
-        try {
-            answer.collect { lastTurn { turn -> turn.copy(answer = answer.text) } }
-        } catch (e: MvgptException) {
-            // A question that could not be asked is no turn of the conversation.
-            if (answer.tokenIds.isEmpty()) mutableState.update { it.copy(turns = it.turns.dropLast(1)) }
-            throw e
+    fun ask(question: String) =
+        work(Busy.Answering) {
+            val session = session ?: return@work
+            val answer = session.ask(question.trim(), keepHistory = state.value.turns.isNotEmpty())
+            mutableState.update { it.copy(turns = it.turns + Turn(question.trim(), "")) }
+            try {
+                answer.collect { lastTurn { turn -> turn.copy(answer = answer.text) } }
+            } catch (e: MvgptException) {
+                // A question that could not be asked is no turn of the conversation.
+                if (answer.tokenIds.isEmpty()) mutableState.update { it.copy(turns = it.turns.dropLast(1)) }
+                throw e
+            }
+            lastTurn { it.copy(answer = answer.text, stopped = answer.finishReason == FinishReason.CANCELLED) }
+            mutableState.update { it.copy(stats = answer.stats) }
         }
-        lastTurn { it.copy(answer = answer.text, stopped = answer.finishReason == FinishReason.CANCELLED) }
-        mutableState.update { it.copy(stats = answer.stats) }
-    }
 
     /** Stop loading or answering before its next step. */
     fun stop() {
@@ -135,7 +142,8 @@ class AskModel(private val scope: CoroutineScope, private val openSession: suspe
                 block()
             } catch (e: CancellationException) {
                 throw e
-            } catch (e: MvgptException) { // also Cancelled, after which no video is loaded
+            } catch (e: MvgptException) {
+                // also Cancelled, after which no video is loaded
                 mutableState.update { it.copy(error = e.message) }
             } finally {
                 mutableState.update { it.copy(busy = null) }

@@ -67,7 +67,9 @@ fun AskScreen(model: AskViewModel, modifier: Modifier) {
 private fun Hint(state: AskState, onStop: () -> Unit) {
     when (val busy = state.busy) {
         is Busy.Opening -> Working(stringResource(R.string.opening_bundle, busy.bundle), null, null)
+
         is Busy.Loading -> Working(stringResource(R.string.loading_clip, busy.stage), null, onStop)
+
         else -> when {
             state.bundle == null -> Text(stringResource(R.string.no_bundle))
             !state.hasVideo -> Text(stringResource(R.string.no_clip))

@@ -45,9 +45,10 @@ private fun Fact(name: String, value: String) {
 
 /** The contract's names end in their units. */
 @Composable
-private fun formatted(name: String, value: Double): String = when {
-    name.endsWith("_ms") -> stringResource(R.string.stat_ms, value)
-    name.endsWith("_per_s") -> stringResource(R.string.stat_rate, value)
-    name.endsWith("_bytes") -> stringResource(R.string.stat_mb, value / 1e6)
-    else -> stringResource(R.string.stat_count, value)
-}
+private fun formatted(name: String, value: Double): String =
+    when {
+        name.endsWith("_ms") -> stringResource(R.string.stat_ms, value)
+        name.endsWith("_per_s") -> stringResource(R.string.stat_rate, value)
+        name.endsWith("_bytes") -> stringResource(R.string.stat_mb, value / 1e6)
+        else -> stringResource(R.string.stat_count, value)
+    }

@@ -52,7 +52,8 @@ class BenchmarkLaunch(private val activity: Activity, private val machine: Machi
             lines.started(machine.app.version)
             try {
                 lines.done(sha256(measure(BenchmarkRequest.parse(ROOT, extra), lines)))
-            } catch (e: Throwable) { // whoever waits is told of anything
+            } catch (e: Throwable) {
+                // whoever waits is told of anything
                 lines.failed(e)
             }
             finish()

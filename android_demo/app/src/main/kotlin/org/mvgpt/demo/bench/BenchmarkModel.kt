@@ -44,7 +44,8 @@ class BenchmarkModel(private val scope: CoroutineScope) {
                 throw e
             } catch (e: MvgptException) {
                 mutableState.update { it.copy(error = e.message) }
-            } catch (e: IOException) { // the result, or the copy of the clip
+            } catch (e: IOException) {
+                // the result, or the copy of the clip
                 mutableState.update { it.copy(error = e.message) }
             } finally {
                 mutableState.update { it.copy(step = null) }

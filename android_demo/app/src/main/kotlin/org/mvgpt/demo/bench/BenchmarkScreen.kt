@@ -61,7 +61,11 @@ fun BenchmarkScreen(model: AskViewModel, modifier: Modifier) {
         } else if (bundle == null || clip == null) {
             Text(stringResource(R.string.benchmark_needs))
         } else {
-            Button({ benchmark.start { progress -> measure(context, model, bundle, clip, progress) } }, enabled = asking.busy == null) {
+            Button(
+                { benchmark.start { progress -> measure(context, model, bundle, clip, progress) } },
+                enabled =
+                    asking.busy == null,
+            ) {
                 Text(stringResource(R.string.benchmark_start))
             }
         }

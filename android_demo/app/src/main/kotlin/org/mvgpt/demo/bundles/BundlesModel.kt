@@ -65,7 +65,8 @@ class BundlesModel(private val scope: CoroutineScope, private val store: BundleS
                 throw e
             } catch (e: MvgptException) {
                 mutableState.update { it.copy(error = e.message) }
-            } catch (e: IOException) { // while copying
+            } catch (e: IOException) {
+                // while copying
                 mutableState.update { it.copy(error = e.message) }
             } finally {
                 mutableState.update { it.copy(coming = null, rows = rows()) }
@@ -75,12 +76,14 @@ class BundlesModel(private val scope: CoroutineScope, private val store: BundleS
 
     private fun progress(done: Long, total: Long) = mutableState.update { it.copy(doneBytes = done, totalBytes = total) }
 
-    private fun rows(): List<BundleRow> = store.names().mapNotNull { name ->
-        try {
-            val manifest = Manifest.read(store.folderOf(name))
-            BundleRow(name, manifest.model.name, manifest.recipe, manifest.files.values.sumOf { it.bytes } / 1_000_000)
-        } catch (e: MvgptException) { // of another version: shown, to be deleted
-            BundleRow(name, e.what, "?", 0)
+    private fun rows(): List<BundleRow> =
+        store.names().mapNotNull { name ->
+            try {
+                val manifest = Manifest.read(store.folderOf(name))
+                BundleRow(name, manifest.model.name, manifest.recipe, manifest.files.values.sumOf { it.bytes } / 1_000_000)
+            } catch (e: MvgptException) {
+                // of another version: shown, to be deleted
+                BundleRow(name, e.what, "?", 0)
+            }
         }
-    }
 }

@@ -24,29 +24,30 @@ class DocumentTree(private val resolver: ContentResolver, private val tree: Uri)
     }
 
     /** Copy all files below it into [target]; cancelling stops it within a block. */
-    suspend fun copyTo(target: File, progress: (done: Long, total: Long) -> Unit) = withContext(Dispatchers.IO) {
-        val entries = entries(DocumentsContract.getTreeDocumentId(tree), "")
-        val total = entries.sumOf { it.bytes }
-        val block = ByteArray(1 shl 20)
-        var done = 0L
-        for (entry in entries) {
-            val file = File(target, entry.path)
-            file.parentFile?.mkdirs()
-            val input = resolver.openInputStream(entry.uri) ?: throw IOException("${entry.path} cannot be read")
-            input.use {
-                file.outputStream().use { output ->
-                    while (true) {
-                        currentCoroutineContext().ensureActive()
-                        val count = input.read(block)
-                        if (count < 0) break
-                        output.write(block, 0, count)
-                        done += count
-                        progress(done, total)
+    suspend fun copyTo(target: File, progress: (done: Long, total: Long) -> Unit) =
+        withContext(Dispatchers.IO) {
+            val entries = entries(DocumentsContract.getTreeDocumentId(tree), "")
+            val total = entries.sumOf { it.bytes }
+            val block = ByteArray(1 shl 20)
+            var done = 0L
+            for (entry in entries) {
+                val file = File(target, entry.path)
+                file.parentFile?.mkdirs()
+                val input = resolver.openInputStream(entry.uri) ?: throw IOException("${entry.path} cannot be read")
+                input.use {
+                    file.outputStream().use { output ->
+                        while (true) {
+                            currentCoroutineContext().ensureActive()
+                            val count = input.read(block)
+                            if (count < 0) break
+                            output.write(block, 0, count)
+                            done += count
+                            progress(done, total)
+                        }
                     }
                 }
             }
         }
-    }
 
     private fun entries(folder: String, path: String): List<Entry> {
         val children = DocumentsContract.buildChildDocumentsUriUsingTree(tree, folder)

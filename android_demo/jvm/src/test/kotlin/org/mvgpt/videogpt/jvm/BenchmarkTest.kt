@@ -32,8 +32,13 @@ class BenchmarkTest {
     private val bundle = runBlocking { Bundle.open(BUNDLES.first(), hashes = false) }
     private val video by lazy { File(scratch, "drawn.mp4").apply { writeText("not read: the frames are drawn") } }
 
-    private fun benchmark(engine: JvmEngine, clip: DrawnClip, prompt: String = "Why?", repeats: Int = 2, lowMemory: Boolean = false) =
-        Benchmark(bundle, engine, Desktop, video, { clip }, null, lowMemory, prompt, repeats, warmup = 1)
+    private fun benchmark(
+        engine: JvmEngine,
+        clip: DrawnClip,
+        prompt: String = "Why?",
+        repeats: Int = 2,
+        lowMemory: Boolean = false,
+    ) = Benchmark(bundle, engine, Desktop, video, { clip }, null, lowMemory, prompt, repeats, warmup = 1)
 
     @Test
     fun `every run has every step, and the result is whole`() {
@@ -73,7 +78,9 @@ class BenchmarkTest {
         lines.started("0.1.0 \"ä\" \\")
         lines.progress("run 1 of 5, language model@512", 4, 25)
         lines.done("0".repeat(64))
-        lines.failed(MvgptException("größer\n\u0000", "video", expected = "\"".repeat(5000), got = "日本".repeat(5000), remedy = "\uD83D"))
+        lines.failed(
+            MvgptException("größer\n\u0000", "video", expected = "\"".repeat(5000), got = "日本".repeat(5000), remedy = "\uD83D"),
+        )
         lines.failed(IllegalStateException("no MvgptException"))
         assertTrue(said.all { line -> line.all { it.code in 0x20..0x7e } && line.length < 4000 }, said.joinToString("\n"))
         write("benchmark-lines.txt", said.joinToString("\n", postfix = "\n"))
@@ -106,13 +113,18 @@ class BenchmarkTest {
 }
 
 /** Twelve seconds of grey that gets brighter. */
-private class DrawnClip : FrameSource, AutoCloseable {
+private class DrawnClip :
+    FrameSource,
+    AutoCloseable {
     var closed = 0
         private set
     override val numFrames = 120
     override val fps = 10.0
 
-    override fun frames(indices: List<Int>) = indices.asSequence().map { Frame(32, 24, ByteArray(32 * 24 * 3) { _ -> it.toByte() }) }
+    override fun frames(indices: List<Int>) =
+        indices.asSequence().map {
+            Frame(32, 24, ByteArray(32 * 24 * 3) { _ -> it.toByte() })
+        }
 
     override fun close() {
         closed++

@@ -105,11 +105,13 @@ class AndroidMachine(private val context: Context, override val app: App) : Mach
         return names.joinToString().ifEmpty { null }
     }
 
-    private fun read(file: File): String? = try {
-        file.readText().trim().ifEmpty { null }
-    } catch (e: IOException) { // many phones keep it from apps
-        null
-    }
+    private fun read(file: File): String? =
+        try {
+            file.readText().trim().ifEmpty { null }
+        } catch (e: IOException) {
+            // many phones keep it from apps
+            null
+        }
 
     private companion object {
         val THERMAL_STATUS = listOf("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")

@@ -27,11 +27,8 @@ internal class UnsupportedPicture(message: String, cause: Throwable? = null) : E
  * @param syncTimes µs, ascending: where decoding can begin.
  * @throws UnsupportedPicture no decoder takes the format.
  */
-internal class CodecFrames(
-    private val extractor: MediaExtractor,
-    format: MediaFormat,
-    private val syncTimes: LongArray,
-) : Closeable {
+internal class CodecFrames(private val extractor: MediaExtractor, format: MediaFormat, private val syncTimes: LongArray) :
+    Closeable {
     private val codec: MediaCodec
     private val rotation = format.number(MediaFormat.KEY_ROTATION) ?: 0
     private val info = MediaCodec.BufferInfo()
@@ -54,7 +51,8 @@ internal class CodecFrames(
         try {
             codec.configure(format, null, null, 0)
             codec.start()
-        } catch (e: RuntimeException) { // IllegalArgumentException, MediaCodec.CodecException
+        } catch (e: RuntimeException) {
+            // IllegalArgumentException, MediaCodec.CodecException
             codec.release()
             throw UnsupportedPicture("$name refuses this video", e)
         }

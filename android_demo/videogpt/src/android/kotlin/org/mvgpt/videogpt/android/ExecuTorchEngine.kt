@@ -168,7 +168,8 @@ private inline fun <T> native(stage: String, what: String, body: () -> T): T =
         throw MvgptException(what, stage, got = "${e.message} ${reasons(e)}".trim(), remedy = remedy(e.errorCode), cause = e)
     } catch (e: RuntimeException) {
         throw MvgptException(what, stage, got = e.message, cause = e)
-    } catch (e: LinkageError) { // its library is loaded at the first use
+    } catch (e: LinkageError) {
+        // its library is loaded at the first use
         val remedy = "the app must hold libexecutorch.so and libfbjni.so for this phone's ABI (arm64-v8a or x86_64)"
         throw MvgptException("ExecuTorch's library cannot be loaded", stage, got = e.message, remedy = remedy, cause = e)
     }
@@ -176,9 +177,17 @@ private inline fun <T> native(stage: String, what: String, body: () -> T): T =
 private fun reasons(e: ExecutorchRuntimeException): String =
     e.getDetailedError().lines().filter { "rror" in it || "issing" in it }.joinToString("; ").takeLast(500)
 
-private fun remedy(code: Int): String? = when (code) {
-    ExecutorchRuntimeException.MEMORY_ALLOCATION_FAILED, ExecutorchRuntimeException.DELEGATE_MEMORY_ALLOCATION_FAILED ->
-        "use lowMemory, a smaller recipe, or close what else holds memory"
-    ExecutorchRuntimeException.OPERATOR_MISSING -> "export the bundle with the version of ExecuTorch that this app has"
-    else -> null
-}
+private fun remedy(code: Int): String? =
+    when (code) {
+        ExecutorchRuntimeException.MEMORY_ALLOCATION_FAILED, ExecutorchRuntimeException.DELEGATE_MEMORY_ALLOCATION_FAILED -> {
+            "use lowMemory, a smaller recipe, or close what else holds memory"
+        }
+
+        ExecutorchRuntimeException.OPERATOR_MISSING -> {
+            "export the bundle with the version of ExecuTorch that this app has"
+        }
+
+        else -> {
+            null
+        }
+    }

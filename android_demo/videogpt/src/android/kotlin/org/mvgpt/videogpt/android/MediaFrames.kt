@@ -32,7 +32,8 @@ class MediaFrames private constructor(
     private val openExtractor: () -> MediaExtractor,
     private val openRetriever: () -> MediaMetadataRetriever,
     private val name: String,
-) : FrameSource, Closeable {
+) : FrameSource,
+    Closeable {
     private val track: Int
     private val format: MediaFormat
     private val times: LongArray // µs of every frame that a player shows, ascending
@@ -64,33 +65,35 @@ class MediaFrames private constructor(
         fps = if (span > 0) (times.size - 1) * 1e6 / span else 1.0
     }
 
-    override fun frames(indices: List<Int>): Sequence<Frame> = sequence {
-        close()
-        val codec = startCodec()
-        if (codec == null) {
-            yieldAll(retrieved(indices))
-            return@sequence
-        }
-        open = codec
-        decoder = codec.name
-        for ((position, index) in indices.withIndex()) {
-            val frame = try {
-                codec.frame(times[index])
-            } catch (e: UnsupportedPicture) {
-                if (position > 0) throw error("frame $index has another pixel format", "8-bit 4:2:0", e.message, e)
-                null
-            } catch (e: IllegalStateException) { // MediaCodec.CodecException too
-                throw error("frame $index cannot be decoded", "a video whose frames decode", e.message, e)
-            }
-            if (frame == null) {
-                close()
+    override fun frames(indices: List<Int>): Sequence<Frame> =
+        sequence {
+            close()
+            val codec = startCodec()
+            if (codec == null) {
                 yieldAll(retrieved(indices))
                 return@sequence
             }
-            yield(frame)
+            open = codec
+            decoder = codec.name
+            for ((position, index) in indices.withIndex()) {
+                val frame = try {
+                    codec.frame(times[index])
+                } catch (e: UnsupportedPicture) {
+                    if (position > 0) throw error("frame $index has another pixel format", "8-bit 4:2:0", e.message, e)
+                    null
+                } catch (e: IllegalStateException) {
+                    // MediaCodec.CodecException too
+                    throw error("frame $index cannot be decoded", "a video whose frames decode", e.message, e)
+                }
+                if (frame == null) {
+                    close()
+                    yieldAll(retrieved(indices))
+                    return@sequence
+                }
+                yield(frame)
+            }
+            close()
         }
-        close()
-    }
 
     /** Release the decoder. Frames can be asked for again. */
     override fun close() {
@@ -109,25 +112,27 @@ class MediaFrames private constructor(
         }
     }
 
-    private fun retrieved(indices: List<Int>): Sequence<Frame> = sequence {
-        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.P) {
-            throw error("this phone has no decoder for this video", "8-bit 4:2:0", format)
-        }
-        val retriever = openRetriever()
-        open = Closeable { retriever.release() }
-        decoder = "MediaMetadataRetriever"
-        val parameters = MediaMetadataRetriever.BitmapParams().apply { preferredConfig = Bitmap.Config.ARGB_8888 }
-        for (index in indices) {
-            val bitmap = try {
-                retriever.getFrameAtIndex(index, parameters)
-            } catch (e: RuntimeException) { // IllegalStateException, IllegalArgumentException
-                throw error("frame $index cannot be decoded", "$numFrames frames", e.message, e)
+    private fun retrieved(indices: List<Int>): Sequence<Frame> =
+        sequence {
+            if (Build.VERSION.SDK_INT < Build.VERSION_CODES.P) {
+                throw error("this phone has no decoder for this video", "8-bit 4:2:0", format)
             }
-            yield(toFrame(bitmap ?: throw error("frame $index cannot be decoded", "$numFrames frames", "nothing")))
-            bitmap.recycle()
+            val retriever = openRetriever()
+            open = Closeable { retriever.release() }
+            decoder = "MediaMetadataRetriever"
+            val parameters = MediaMetadataRetriever.BitmapParams().apply { preferredConfig = Bitmap.Config.ARGB_8888 }
+            for (index in indices) {
+                val bitmap = try {
+                    retriever.getFrameAtIndex(index, parameters)
+                } catch (e: RuntimeException) {
+                    // IllegalStateException, IllegalArgumentException
+                    throw error("frame $index cannot be decoded", "$numFrames frames", e.message, e)
+                }
+                yield(toFrame(bitmap ?: throw error("frame $index cannot be decoded", "$numFrames frames", "nothing")))
+                bitmap.recycle()
+            }
+            close()
         }
-        close()
-    }
 
     private fun error(what: String, expected: Any, got: Any?, cause: Throwable? = null) =
         MvgptException("$what: $name", STAGE, expected, got, CONVERT, cause)
@@ -148,17 +153,19 @@ class MediaFrames private constructor(
          * @param uri of a content provider, as a picker gives it; the right to read it must last while this is open.
          * @throws MvgptException it cannot be read, or has no video with frames.
          */
-        fun open(context: Context, uri: Uri): MediaFrames = MediaFrames(
-            { extractor("$uri") { setDataSource(context, uri, null) } },
-            { MediaMetadataRetriever().apply { setDataSource(context, uri) } },
-            "$uri",
-        )
+        fun open(context: Context, uri: Uri): MediaFrames =
+            MediaFrames(
+                { extractor("$uri") { setDataSource(context, uri, null) } },
+                { MediaMetadataRetriever().apply { setDataSource(context, uri) } },
+                "$uri",
+            )
 
         private fun extractor(name: String, setSource: MediaExtractor.() -> Unit): MediaExtractor {
             val extractor = MediaExtractor()
             return try {
                 extractor.apply(setSource)
-            } catch (e: Exception) { // IOException, SecurityException, IllegalArgumentException
+            } catch (e: Exception) {
+                // IOException, SecurityException, IllegalArgumentException
                 extractor.release()
                 if (e !is IOException && e !is RuntimeException) throw e
                 throw MvgptException(

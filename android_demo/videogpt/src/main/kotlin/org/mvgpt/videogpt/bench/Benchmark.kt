@@ -162,7 +162,9 @@ class Benchmark(
         stream(session)
         val fromStream = session.videoStats
         val streamQuestion = ask(session, plan.prompt)
-        val rows = checkNotNull(session.video).visualTokens.first().rows(0, prefillRows()).reshaped(1, prefillRows(), sizes.hiddenSize)
+        val rows = checkNotNull(
+            session.video,
+        ).visualTokens.first().rows(0, prefillRows()).reshaped(1, prefillRows(), sizes.hiddenSize)
         val tests = plan.depths.flatMap { depth ->
             say("language model", "@$depth")
             withContext(thread) { languageModel(rows, depth) }
@@ -257,7 +259,9 @@ class Benchmark(
 }
 
 /** Opens what it stands for when it is first asked, so that opening is part of what is timed; closes it if it can be. */
-private class LazySource(open: () -> FrameSource) : FrameSource, AutoCloseable {
+private class LazySource(open: () -> FrameSource) :
+    FrameSource,
+    AutoCloseable {
     private val opening = lazy(open)
     private val source by opening
 

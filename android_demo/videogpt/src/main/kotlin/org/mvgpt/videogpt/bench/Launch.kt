@@ -34,17 +34,18 @@ data class BenchmarkRequest(
          *
          * @throws MvgptException a parameter is missing or is not as agreed.
          */
-        fun parse(root: String, value: (String) -> String?): BenchmarkRequest = BenchmarkRequest(
-            run = required("run", value) { it.isNotEmpty() && it.length <= 128 },
-            bundle = required("bundle", value) { isBelow(root, it) },
-            video = required("video", value) { isBelow(root, it) },
-            repeats = number("repeats", 1, value),
-            warmup = number("warmup", 0, value),
-            threads = value("threads")?.let { number("threads", 1, value) },
-            lowMemory = required("low_memory", value) { it == "true" || it == "false" }.toBoolean(),
-            prompt = required("prompt", value) { it.isNotBlank() },
-            out = required("out", value) { PLAIN_NAME.matches(it) },
-        )
+        fun parse(root: String, value: (String) -> String?): BenchmarkRequest =
+            BenchmarkRequest(
+                run = required("run", value) { it.isNotEmpty() && it.length <= 128 },
+                bundle = required("bundle", value) { isBelow(root, it) },
+                video = required("video", value) { isBelow(root, it) },
+                repeats = number("repeats", 1, value),
+                warmup = number("warmup", 0, value),
+                threads = value("threads")?.let { number("threads", 1, value) },
+                lowMemory = required("low_memory", value) { it == "true" || it == "false" }.toBoolean(),
+                prompt = required("prompt", value) { it.isNotBlank() },
+                out = required("out", value) { PLAIN_NAME.matches(it) },
+            )
 
         private val PLAIN_NAME = Regex("[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
         private const val MOST = 1000
@@ -60,13 +61,14 @@ data class BenchmarkRequest(
             return text.toIntOrNull()?.takeIf { it in least..MOST } ?: throw bad(name, "$least to $MOST", text)
         }
 
-        private fun bad(name: String, expected: String, got: String) = MvgptException(
-            "bad parameter $name",
-            stage = STAGE,
-            expected = expected,
-            got = got.take(200),
-            remedy = "install the app and mvgpt of the same release",
-        )
+        private fun bad(name: String, expected: String, got: String) =
+            MvgptException(
+                "bad parameter $name",
+                stage = STAGE,
+                expected = expected,
+                got = got.take(200),
+                remedy = "install the app and mvgpt of the same release",
+            )
     }
 }
 
@@ -109,7 +111,8 @@ class BenchmarkLines(private val run: String, private val print: (String) -> Uni
     }
 
     /** A log may cut at a byte, and does so past 4,000: one character, one byte. */
-    private fun ascii(line: String): String = buildString {
-        for (c in line) if (c.code < 0x80) append(c) else append("\\u").append(c.code.toString(16).padStart(4, '0'))
-    }
+    private fun ascii(line: String): String =
+        buildString {
+            for (c in line) if (c.code < 0x80) append(c) else append("\\u").append(c.code.toString(16).padStart(4, '0'))
+        }
 }

@@ -1,6 +1,6 @@
 package org.mvgpt.videogpt.bench
 
-/* The formulas of docs/benchmark-protocol.md; tests/goldens/benchmark.json has cases for them. */
+// The formulas of docs/benchmark-protocol.md; tests/goldens/benchmark.json has cases for them.
 
 /** Of the protocol: results of different versions are not comparable. */
 const val PROTOCOL_VERSION = 1

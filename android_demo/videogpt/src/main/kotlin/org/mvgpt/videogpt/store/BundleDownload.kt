@@ -35,25 +35,26 @@ private const val READ_MS = 30_000
  * @param progress bytes that are there, and bytes in all.
  * @throws MvgptException no connection, not enough room, or a file that is not as the manifest says.
  */
-suspend fun downloadBundle(base: String, folder: File, progress: VerifyProgress = { _, _ -> }) = withContext(Dispatchers.IO) {
-    val root = base.removeSuffix("/")
-    fetchManifest(root, folder)
-    val files = Manifest.read(folder).files
-    val total = files.values.sumOf { it.bytes }
-    val missing = files.filterNot { (name, info) -> isWhole(File(folder, name), info) }
-    var done = total - missing.values.sumOf { it.bytes }
-    val started = missing.keys.sumOf { File(folder, it + PART).length() }
-    val needed = total - done - started + SPARE_BYTES
-    if (missing.isNotEmpty() && folder.usableSpace < needed) {
-        val remedy = "make room on the phone, or remove another bundle"
-        throw MvgptException("not enough room", STAGE, "${needed shr 20} MB", "${folder.usableSpace shr 20} MB", remedy)
+suspend fun downloadBundle(base: String, folder: File, progress: VerifyProgress = { _, _ -> }) =
+    withContext(Dispatchers.IO) {
+        val root = base.removeSuffix("/")
+        fetchManifest(root, folder)
+        val files = Manifest.read(folder).files
+        val total = files.values.sumOf { it.bytes }
+        val missing = files.filterNot { (name, info) -> isWhole(File(folder, name), info) }
+        var done = total - missing.values.sumOf { it.bytes }
+        val started = missing.keys.sumOf { File(folder, it + PART).length() }
+        val needed = total - done - started + SPARE_BYTES
+        if (missing.isNotEmpty() && folder.usableSpace < needed) {
+            val remedy = "make room on the phone, or remove another bundle"
+            throw MvgptException("not enough room", STAGE, "${needed shr 20} MB", "${folder.usableSpace shr 20} MB", remedy)
+        }
+        progress(done, total)
+        for ((name, info) in missing) {
+            fetchFile(root, name, info, File(folder, name)) { progress(done + it, total) }
+            done += info.bytes
+        }
     }
-    progress(done, total)
-    for ((name, info) in missing) {
-        fetchFile(root, name, info, File(folder, name)) { progress(done + it, total) }
-        done += info.bytes
-    }
-}
 
 private fun CoroutineScope.fetchManifest(root: String, folder: File) {
     val part = File(folder, Contract.MANIFEST_NAME + PART)

@@ -15,7 +15,9 @@ import java.io.File
 class BundleStore(private val folder: File) {
     /** Names of the bundles, sorted. */
     fun names(): List<String> =
-        folder.listFiles { file -> isName(file.name) && File(file, Contract.MANIFEST_NAME).isFile }.orEmpty().map { it.name }.sorted()
+        folder.listFiles { file ->
+            isName(file.name) && File(file, Contract.MANIFEST_NAME).isFile
+        }.orEmpty().map { it.name }.sorted()
 
     /**
      * Where a bundle is, or would be.

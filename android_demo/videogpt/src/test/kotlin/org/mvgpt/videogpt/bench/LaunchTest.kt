@@ -28,7 +28,17 @@ class LaunchTest {
     fun `what mvgpt sends is understood`() {
         val request = parse()
         assertEquals(
-            BenchmarkRequest("0f3c", "$root/bundles/0.5b", "$root/videos/sample clip.mp4", 1, 0, null, false, good["prompt"]!!, "result.json"),
+            BenchmarkRequest(
+                "0f3c",
+                "$root/bundles/0.5b",
+                "$root/videos/sample clip.mp4",
+                1,
+                0,
+                null,
+                false,
+                good["prompt"]!!,
+                "result.json",
+            ),
             request,
         )
         assertEquals(4, parse("threads" to "4").threads)
@@ -41,7 +51,20 @@ class LaunchTest {
     fun `what another app may send is refused`() {
         val bad = mapOf(
             "run" to listOf(null, "", "x".repeat(129)),
-            "bundle" to listOf(null, "", root, "$root/", "$root/../a", "$root/a/../../b", "$root//a", "$root/./a", "/sdcard/a", "$root\u0000/a", "${root}x/a"),
+            "bundle" to
+                listOf(
+                    null,
+                    "",
+                    root,
+                    "$root/",
+                    "$root/../a",
+                    "$root/a/../../b",
+                    "$root//a",
+                    "$root/./a",
+                    "/sdcard/a",
+                    "$root\u0000/a",
+                    "${root}x/a",
+                ),
             "video" to listOf(null, "$root/a/..", "content://a", "videos/a.mp4"),
             "repeats" to listOf(null, "0", "-1", "1.5", "99999999999", "many"),
             "warmup" to listOf(null, "-1", ""),

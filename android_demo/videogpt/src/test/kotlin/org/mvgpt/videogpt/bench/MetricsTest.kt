@@ -17,7 +17,12 @@ class MetricsTest {
         for (case in cases) {
             val name = case.text("name")
             val runs = case.list("runs").map { run(Fields(it)) }
-            case.list("metrics").forEachIndexed { i, expected -> assertClose(numbers(expected), runMetrics(runs[i]), "$name, run $i") }
+            case.list("metrics").forEachIndexed {
+                i,
+                expected,
+                ->
+                assertClose(numbers(expected), runMetrics(runs[i]), "$name, run $i")
+            }
             val aggregates = aggregate(runs)
             val expected = case.fields("aggregates")
             assertEquals(expected.names, aggregates.keys, name)
@@ -87,9 +92,10 @@ internal class Fields(value: Any?) {
 internal fun numbers(value: Any?): Map<String, Double> = Fields(value).map().mapValues { (it.value as Number).toDouble() }
 
 internal fun run(raw: Fields): Run {
-    fun question(name: String) = raw.fields(name).let {
-        Question(it.number("time_to_first_token_ms"), it.number("prompt_eval_ms"), it.number("num_prefilled_tokens").toInt())
-    }
+    fun question(name: String) =
+        raw.fields(name).let {
+            Question(it.number("time_to_first_token_ms"), it.number("prompt_eval_ms"), it.number("num_prefilled_tokens").toInt())
+        }
     return Run(
         index = raw.number("index").toInt(),
         warmup = raw.map().getValue("warmup") as Boolean,

@@ -1,12 +1,12 @@
 package org.mvgpt.videogpt.media
 
+import org.junit.jupiter.api.Test
 import java.nio.ByteBuffer
 import java.util.Random
 import kotlin.math.abs
 import kotlin.math.roundToInt
 import kotlin.test.assertEquals
 import kotlin.test.assertTrue
-import org.junit.jupiter.api.Test
 
 class YuvToRgbTest {
     private val random = Random(7)
@@ -68,6 +68,7 @@ class YuvToRgbTest {
         val y = Plane(ByteBuffer.wrap(byteArrayOf(10, 20, 30, 40)), 2, 1)
         val grey = Plane(ByteBuffer.wrap(byteArrayOf(-128)), 1, 1)
         val converter = YuvToRgb(ColourStandard.BT601, true)
+
         fun turned(degrees: Int) =
             converter.convert(y, grey, grey, Crop(0, 0, 2, 2), degrees).filterIndexed { i, _ -> i % 3 == 0 }.map { it.toInt() }
         assertEquals(listOf(10, 20, 30, 40), turned(0))
@@ -80,6 +81,7 @@ class YuvToRgbTest {
     fun `a wide picture on its side is tall`() {
         val y = Plane(ByteBuffer.wrap(byteArrayOf(1, 2, 3)), 3, 1)
         val grey = Plane(ByteBuffer.wrap(byteArrayOf(-128, -128)), 2, 1)
+
         fun turned(degrees: Int) = YuvToRgb(ColourStandard.BT601, true).convert(y, grey, grey, Crop(0, 0, 3, 1), degrees).toList()
         assertEquals(List(3) { listOf<Byte>(1, 2, 3)[it] }.flatMap { level -> List(3) { level } }, turned(90))
         assertEquals(turned(90).reversed(), turned(270))

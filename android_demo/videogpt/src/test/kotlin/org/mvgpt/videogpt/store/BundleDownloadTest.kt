@@ -36,7 +36,12 @@ class BundleDownloadTest {
     @Test
     fun `every file comes, and progress ends at their bytes`() {
         val steps = ArrayList<Long>()
-        runBlocking { downloadBundle(server.address + "/", target) { done, total -> steps += done.also { check(total == 6 * 300_000L) } } }
+        runBlocking {
+            downloadBundle(server.address + "/", target) { done, total ->
+                steps +=
+                    done.also { check(total == 6 * 300_000L) }
+            }
+        }
         assertEquals(6 * 300_000L, steps.last())
         assertEquals(steps.sorted(), steps)
         assertWhole()

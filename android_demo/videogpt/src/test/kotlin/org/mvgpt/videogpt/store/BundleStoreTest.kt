@@ -50,7 +50,11 @@ class BundleStoreTest {
 
     @Test
     fun `names that lead elsewhere are refused`() {
-        for (name in listOf("", ".", "..", "a/b", "../one", "a.part", "ä")) assertFailsWith<MvgptException>(name) { add(name, source) }
+        for (name in listOf("", ".", "..", "a/b", "../one", "a.part", "ä")) {
+            assertFailsWith<MvgptException>(name) {
+                add(name, source)
+            }
+        }
         assertFalse(File(scratch, "one").exists())
     }
 

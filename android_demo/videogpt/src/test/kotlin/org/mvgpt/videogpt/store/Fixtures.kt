@@ -93,9 +93,10 @@ internal class FileServer(private val folder: File) : AutoCloseable {
         exchange.responseBody.flush()
     }
 
-    private fun HttpExchange.use(block: (HttpExchange) -> Unit) = try {
-        block(this)
-    } finally {
-        close()
-    }
+    private fun HttpExchange.use(block: (HttpExchange) -> Unit) =
+        try {
+            block(this)
+        } finally {
+            close()
+        }
 }
