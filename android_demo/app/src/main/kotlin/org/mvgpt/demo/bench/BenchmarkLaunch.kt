@@ -20,8 +20,8 @@ import org.mvgpt.videogpt.bench.BenchmarkRequest
 import org.mvgpt.videogpt.bench.BenchmarkResult
 import org.mvgpt.videogpt.bench.Machine
 import org.mvgpt.videogpt.bench.isBelow
-import org.mvgpt.videogpt.bench.sha256
 import org.mvgpt.videogpt.bench.toJson
+import org.mvgpt.videogpt.store.sha256
 import java.io.File
 import kotlin.system.exitProcess
 
@@ -34,8 +34,8 @@ private const val ROOT = "/data/local/tmp/mvgpt"
 private const val SILENCE_NS = 20_000_000_000L
 
 /**
- * A benchmark that `mvgpt bench --device adb` started: docs/benchmarking-phones.md has the contract. Answers in the log, writes the
- * result to the app's external files, and ends the process.
+ * A benchmark that `mvgpt bench --device adb` started: docs/benchmarking-phones.md has the contract. Answers in the log, writes
+ * the result to the app's external files, and ends the process.
  */
 class BenchmarkLaunch(private val activity: Activity, private val machine: Machine, private val finish: () -> Unit) {
     private val mutableStep = MutableStateFlow("")

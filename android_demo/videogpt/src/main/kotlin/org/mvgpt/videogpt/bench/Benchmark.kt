@@ -16,8 +16,8 @@ import org.mvgpt.videogpt.Tensor
 import org.mvgpt.videogpt.reshaped
 import org.mvgpt.videogpt.rows
 import org.mvgpt.videogpt.sampleIndices
+import org.mvgpt.videogpt.store.sha256
 import java.io.File
-import java.security.MessageDigest
 import java.time.OffsetDateTime
 import java.time.ZoneOffset
 import java.time.format.DateTimeFormatter
@@ -287,18 +287,4 @@ private fun likeliest(logits: Tensor): Long {
     var best = 0
     for (i in 1 until values.limit()) if (values[i] > values[best]) best = i
     return best.toLong()
-}
-
-/** Of a file's bytes, in hexadecimal. */
-fun sha256(file: File): String {
-    val digest = MessageDigest.getInstance("SHA-256")
-    val block = ByteArray(1 shl 20)
-    file.inputStream().use { input ->
-        while (true) {
-            val count = input.read(block)
-            if (count < 0) break
-            digest.update(block, 0, count)
-        }
-    }
-    return digest.digest().joinToString("") { "%02x".format(it) }
 }

@@ -9,7 +9,6 @@ import org.mvgpt.videogpt.FileInfo
 import org.mvgpt.videogpt.Manifest
 import org.mvgpt.videogpt.MvgptException
 import org.mvgpt.videogpt.VerifyProgress
-import org.mvgpt.videogpt.bench.sha256
 import java.io.File
 import java.io.FileOutputStream
 import java.io.IOException
@@ -29,7 +28,8 @@ private const val READ_MS = 30_000
  * Download the bundle whose manifest is at `base/manifest.json` into [folder], as a caller of [BundleStore.add] does.
  *
  * A file is written as `.part` and gets its name when its sha256 is the manifest's. What is there already is not fetched again:
- * whole files, and the beginning of one, if the server can send from the middle. Cancelling the coroutine stops it within a block.
+ * whole files, and the beginning of one, if the server can send from the middle. Cancelling the coroutine stops it within a
+ * block.
  *
  * @param base http or https (Android allows http only to apps that ask for it).
  * @param progress bytes that are there, and bytes in all.
