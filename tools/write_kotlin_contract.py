@@ -104,7 +104,7 @@ def _object() -> list[str]:
             "PROMPT_NEXT_TURN",
         )
     ]
-    lines += [f"    val STOP_TOKENS: List<String> = listOf({', '.join(map(text, contract.STOP_TOKENS))})", ""]
+    lines += [*_list("STOP_TOKENS", contract.STOP_TOKENS), ""]
     lines += ["    val STAGES: List<StageSpec> =", "        listOf("]
     for stage in contract.STAGES:
         lines += [
@@ -121,8 +121,11 @@ def _object() -> list[str]:
     lines += ["    val STAGE_NAMES: List<String> = STAGES.map { it.name }"]
     lines += ["    val UNITS: List<String> = STAGES.map { it.unit }.distinct()", ""]
     lines += ["    /** A low-memory session has either these loaded or [LANGUAGE_STAGES]. */"]
-    lines += [f"    val ENCODER_STAGES: List<String> = listOf({', '.join(map(text, contract.ENCODER_STAGES))})"]
-    lines += [f"    val LANGUAGE_STAGES: List<String> = listOf({', '.join(map(text, contract.LANGUAGE_STAGES))})", ""]
+    lines += [
+        *_list("ENCODER_STAGES", contract.ENCODER_STAGES),
+        *_list("LANGUAGE_STAGES", contract.LANGUAGE_STAGES),
+        "",
+    ]
     lines += ["    /** Names of the metrics, in order, and what each is. */"]
     lines += ["    val METRICS: Map<String, String> =", "        linkedMapOf("]
     lines += [f"            {text(name)} to {text(meaning)}," for name, meaning in contract.METRICS.items()]
@@ -132,6 +135,18 @@ def _object() -> list[str]:
     lines += ["    /** The unit that a bundle's file belongs to: `slm.pte`, `slm.onnx.data`. */"]
     lines += ["    fun unit(file: String): String = file.substringBefore('.')", "}"]
     return lines
+
+
+def _list(name: str, values: tuple[str, ...]) -> list[str]:
+    line = f"    val {name}: List<String> = listOf({', '.join(map(text, values))})"
+    if len(line) <= 130:
+        return [line]
+    return [
+        f"    val {name}: List<String> =",
+        "        listOf(",
+        *(f"            {text(value)}," for value in values),
+        "        )",
+    ]
 
 
 def _tensor(tensor: contract.Tensor) -> str:

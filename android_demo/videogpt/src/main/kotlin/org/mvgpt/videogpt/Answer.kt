@@ -1,9 +1,9 @@
 package org.mvgpt.videogpt
 
-import java.util.concurrent.atomic.AtomicBoolean
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.FlowCollector
 import kotlinx.coroutines.flow.flow
+import java.util.concurrent.atomic.AtomicBoolean
 
 /** One generated token; `text` is what it completes (may be empty), and `toString()` is that text. */
 data class Token(val id: Int, val text: String) {
@@ -17,11 +17,12 @@ data class Token(val id: Int, val text: String) {
  * Question and answer then belong to the conversation, as far as the answer came. A collector that stops (`take`, cancelling its
  * coroutine) ends it before the next token.
  *
- * Collecting throws [MvgptException] if no video is loaded, the question is empty, the answer was collected before, or the session
- * went on to something else meanwhile; [ContextFull] if the prompt does not fit the KV cache (it says by how much).
+ * Collecting throws [MvgptException] if no video is loaded, the question is empty, the answer was collected before, or the
+ * session went on to something else meanwhile; [ContextFull] if the prompt does not fit the KV cache (it says by how much).
  */
 class Answer internal constructor(
-    private val access: SessionAccess,
+    private val thread: EngineThread,
+    private val loaded: () -> Conversation,
     private val question: String,
     private val keepHistory: Boolean,
     private val maxNewTokens: Int,
@@ -70,14 +71,16 @@ class Answer internal constructor(
             val started = System.nanoTime()
             var run: Run? = null
             try {
-                run = access.onEngine { Run(access.conversation(), started) }
+                run = thread.run { Run(loaded(), started) }
                 while (finishReason == null) {
-                    val token = access.onEngine { run.next() } ?: break
+                    val token = thread.run { run.next() } ?: break
                     emit(token)
                 }
             } finally {
-                finishReason = finishReason ?: FinishReason.CANCELLED // the collector left, or an error
-                run?.finishStats()
+                if (run != null) {
+                    finishReason = finishReason ?: FinishReason.CANCELLED // the collector left, or an error
+                    run.finishStats()
+                }
             }
         }
 
@@ -98,7 +101,7 @@ class Answer internal constructor(
             val needed = conversation.start + suffixIds.size
             conversation.generator.checkRoom(needed)
             ownStats.add("num_prompt_tokens", needed.toDouble())
-            access.clearCancel()
+            thread.begin()
             turn = conversation.beginTurn(history.size)
             conversation.say(asked)
         }
@@ -127,6 +130,7 @@ class Answer internal constructor(
                     conversation.say(listOf(step.id))
                     Token(step.id, text.push(step.id))
                 }
+
                 is Step.Ended -> {
                     finishReason = step.reason
                     text.finish().takeIf { it.isNotEmpty() }?.let { Token(tokenIds.last(), it) }
@@ -139,18 +143,17 @@ class Answer internal constructor(
             val generator = conversation.generator
             val rest = suffixIds.drop(generator.cached - conversation.start)
             ownStats.add("num_prefilled_tokens", rest.size.toDouble())
-            return ownStats.timed("prompt_eval_ms") { generator.prefill(generator.embed(rest), access::check) }
+            return ownStats.timed("prompt_eval_ms") { generator.prefill(generator.embed(rest), thread::check) }
         }
 
         private fun decode(logits: FloatArray): Iterator<Step> {
             val sampler = Sampler(options, prefixIds + suffixIds)
-            val stopIds = prompt.stopIds
             return conversation.generator.decode(
                 logits,
-                stopIds,
+                prompt.stopIds,
                 maxNewTokens,
                 ownStats,
-                access::cancelled,
+                thread::cancelled,
                 sampler::choose,
             )
         }

@@ -1,23 +1,19 @@
 package org.mvgpt.videogpt
 
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.ensureActive
+import kotlinx.coroutines.withContext
 import java.io.File
 import java.io.IOException
 import java.nio.file.Files
 import java.nio.file.attribute.BasicFileAttributes
 import java.security.MessageDigest
-import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.ensureActive
-import kotlinx.coroutines.withContext
 
 /** Called with bytes checked so far and bytes in all. */
 typealias VerifyProgress = (done: Long, total: Long) -> Unit
 
 /** An opened bundle: the manifest is valid, every file is there and has the promised size and hash. */
-class Bundle private constructor(
-    val folder: File,
-    val manifest: Manifest,
-    private val identities: Map<String, FileIdentity?>,
-) {
+class Bundle private constructor(val folder: File, val manifest: Manifest, private val identities: Map<String, FileIdentity?>) {
     val geometry: Geometry get() = manifest.geometry
 
     /** The file or folder that holds `stage`; see [file]. */

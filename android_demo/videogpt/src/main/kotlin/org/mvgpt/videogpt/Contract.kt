@@ -200,7 +200,14 @@ object Contract {
     val UNITS: List<String> = STAGES.map { it.unit }.distinct()
 
     /** A low-memory session has either these loaded or [LANGUAGE_STAGES]. */
-    val ENCODER_STAGES: List<String> = listOf("image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector")
+    val ENCODER_STAGES: List<String> =
+        listOf(
+            "image_encoder",
+            "frame_scorer",
+            "video_encoder",
+            "image_projector",
+            "video_projector",
+        )
     val LANGUAGE_STAGES: List<String> = listOf("token_embedding", "text_decoder")
 
     /** Names of the metrics, in order, and what each is. */

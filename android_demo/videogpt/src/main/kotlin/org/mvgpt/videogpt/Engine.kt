@@ -18,7 +18,9 @@ enum class DType(val numpyName: String, val bytes: Int) {
 class Tensor(val dtype: DType, val shape: IntArray, val data: ByteBuffer) {
     init {
         require(data.isDirect && data.order() == ByteOrder.nativeOrder()) { "a tensor needs a direct buffer in native order" }
-        require(data.limit() == elements * dtype.bytes) { "${data.limit()} bytes for ${shape.contentToString()} ${dtype.numpyName}" }
+        require(data.limit() == elements * dtype.bytes) {
+            "${data.limit()} bytes for ${shape.contentToString()} ${dtype.numpyName}"
+        }
     }
 
     val elements: Int get() = shape.fold(1, Int::times)

@@ -28,7 +28,8 @@ interface FrameSource {
     val fps: Double
 
     /**
-     * Decode the frames at `indices` (strictly increasing, each below [numFrames]), one at a time as they are asked for.
+     * Decode the frames at `indices` (strictly increasing, each below [numFrames]), one at a time as they are asked for. Whoever
+     * asks may stop before the end; a source that holds a decoder until then is closed by whoever opened it.
      *
      * @throws MvgptException (stage "video") a frame cannot be decoded
      */

@@ -7,8 +7,8 @@ internal typealias Check = (stage: String) -> Unit
 internal data class Chunk(val startPos: Int, val rows: Int)
 
 /**
- * Every text decoder call that prefills blocks of so many rows, the first one at `start`. Each block is cut at `prefillChunk`, and
- * no call holds rows of two blocks.
+ * Every text decoder call that prefills blocks of so many rows, the first one at `start`. Each block is cut at `prefillChunk`,
+ * and no call holds rows of two blocks.
  */
 internal fun chunkPlan(blocks: List<Int>, prefillChunk: Int, start: Int = 0): List<Chunk> {
     val plan = ArrayList<Chunk>()

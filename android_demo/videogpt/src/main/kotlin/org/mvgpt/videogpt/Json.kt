@@ -67,12 +67,18 @@ private class JsonParser(private val text: String) {
             item()
             skipSpace()
             when (peek()) {
-                ',' -> at++
+                ',' -> {
+                    at++
+                }
+
                 end -> {
                     at++
                     return
                 }
-                else -> fail("',' or '$end'")
+
+                else -> {
+                    fail("',' or '$end'")
+                }
             }
         }
     }
@@ -98,12 +104,30 @@ private class JsonParser(private val text: String) {
         val c = peek() ?: fail("an escape")
         at++
         return when (c) {
-            '"', '\\', '/' -> c
-            'b' -> '\b'
-            'f' -> '\u000C'
-            'n' -> '\n'
-            'r' -> '\r'
-            't' -> '\t'
+            '"', '\\', '/' -> {
+                c
+            }
+
+            'b' -> {
+                '\b'
+            }
+
+            'f' -> {
+                '\u000C'
+            }
+
+            'n' -> {
+                '\n'
+            }
+
+            'r' -> {
+                '\r'
+            }
+
+            't' -> {
+                '\t'
+            }
+
             'u' -> {
                 val digits = text.substring(at, minOf(at + 4, text.length))
                 if (digits.length < 4 || !digits.all { it in '0'..'9' || it in 'a'..'f' || it in 'A'..'F' }) {
@@ -112,7 +136,10 @@ private class JsonParser(private val text: String) {
                 at += 4
                 digits.toInt(16).toChar()
             }
-            else -> fail("an escape")
+
+            else -> {
+                fail("an escape")
+            }
         }
     }
 

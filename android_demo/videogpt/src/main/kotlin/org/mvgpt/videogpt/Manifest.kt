@@ -99,7 +99,8 @@ data class Manifest(
             val fields =
                 try {
                     JsonFields(Json.parse(readUtf8(file)))
-                } catch (e: IOException) { // text that is no UTF-8 too
+                } catch (e: IOException) {
+                    // text that is no UTF-8 too
                     throw MvgptException("cannot read the manifest", "bundle", "UTF-8 JSON", e, cause = e)
                 } catch (e: JsonException) {
                     throw MvgptException("cannot read the manifest", "bundle", "a JSON object", e.message, cause = e)

@@ -1,15 +1,7 @@
 package org.mvgpt.videogpt
 
-import java.io.Closeable
-import java.util.concurrent.Executors
 import kotlinx.coroutines.CoroutineDispatcher
-import kotlinx.coroutines.ExecutorCoroutineDispatcher
-import kotlinx.coroutines.Job
-import kotlinx.coroutines.asCoroutineDispatcher
-import kotlinx.coroutines.currentCoroutineContext
-import kotlinx.coroutines.ensureActive
-import kotlinx.coroutines.runBlocking
-import kotlinx.coroutines.withContext
+import java.io.Closeable
 
 /** Called with a stage's name before each of its steps, on the engine's thread. */
 typealias Progress = (stage: String) -> Unit
@@ -29,31 +21,24 @@ typealias Progress = (stage: String) -> Unit
  * ```
  *
  * A video is paid for once: loading it leaves prefix and visual tokens in the KV cache, and a question adds only itself. It is
- * loaded whole ([loadVideo], [loadFrames]) or as its frames arrive ([begin], [addFrame], [finish]); both are the same steps. These
- * overwrite the KV cache: from their beginning the previous video is gone, and if they fail or are cancelled, no video is loaded.
+ * loaded whole ([loadVideo], [loadFrames]) or as its frames arrive ([begin], [addFrame], [finish]); both are the same steps.
+ * These overwrite the KV cache: from their beginning the previous video is gone, and if they fail or are cancelled, no video is
+ * loaded.
  *
  * An engine takes one call at a time, so everything runs on one thread, that of the dispatcher given to [open]; functions may be
  * called from any coroutine. Two ways stop what runs before its next step (a frame, a prefill chunk, a token): cancelling the
- * calling coroutine, which then ends as any cancelled one, and [cancel], after which loading throws [Cancelled] and an answer ends
- * with [FinishReason.CANCELLED].
+ * calling coroutine, which then ends as any cancelled one, and [cancel], after which loading throws [Cancelled] and an answer
+ * ends with [FinishReason.CANCELLED].
  */
 class Session private constructor(
     val bundle: Bundle,
     private val engine: Engine,
     val lowMemory: Boolean,
-    private val dispatcher: CoroutineDispatcher,
-    private val ownDispatcher: ExecutorCoroutineDispatcher?,
+    private val thread: EngineThread,
     private val prompt: Prompt?,
 ) : Closeable {
     val geometry: Geometry = bundle.geometry
     private val generator = Generator(engine, geometry)
-
-    @Volatile
-    private var cancelled = false
-
-    @Volatile
-    private var closed = false
-    private var job: Job? = null // of the call that runs
     private var ingest: Ingest? = null // of a video that was begun
 
     @Volatile
@@ -74,8 +59,8 @@ class Session private constructor(
      * Load a clip (or its part from `startS` to `endS`, seconds); questions are then about it. Which frames were sampled is in
      * [clip].
      *
-     * @throws MvgptException times that do not fit the clip (the previous video stays loaded), frames that cannot be decoded (none
-     *     does)
+     * @throws MvgptException times that do not fit the clip (the previous video stays loaded), frames that cannot be decoded
+     *     (none does)
      * @throws Cancelled [cancel] was called meanwhile; no video is loaded
      */
     suspend fun loadVideo(
@@ -84,7 +69,7 @@ class Session private constructor(
         endS: Double? = null,
         progress: Progress = {},
     ): EncodedVideo =
-        onEngine {
+        thread.run {
             val started = System.nanoTime()
             val stats = Stats()
             val indices = sampleIndices(source.numFrames, source.fps, startS, endS, geometry.numFrames)
@@ -99,7 +84,7 @@ class Session private constructor(
 
     /** The same for 1 to num_frames decoded frames. */
     suspend fun loadFrames(frames: Iterable<Frame>, progress: Progress = {}): EncodedVideo =
-        onEngine {
+        thread.run {
             begin(Stats(), progress, System.nanoTime())
             load(frames)
         }
@@ -112,7 +97,7 @@ class Session private constructor(
      * @throws Cancelled see [loadVideo]
      */
     suspend fun begin(progress: Progress = {}) =
-        onEngine {
+        thread.run {
             begin(Stats(), progress, System.nanoTime())
             begun().prewarm()
         }
@@ -122,14 +107,14 @@ class Session private constructor(
      *
      * @param timestampS seconds from any origin; [FrameClock] decides by it
      * @return whether the frame was taken
-     * @throws MvgptException nothing was begun; no such timestamp; more than num_frames frames are to be taken. After the last two,
-     *     the video can go on without this frame.
+     * @throws MvgptException nothing was begun; no such timestamp; more than num_frames frames are to be taken. After the last
+     *     two, the video can go on without this frame.
      * @throws Cancelled [cancel] was called since [begin]; no video is begun any more
      */
     suspend fun addFrame(frame: Frame, timestampS: Double): Boolean =
-        onEngine {
+        thread.run {
             val current = begun()
-            if (!current.takes(timestampS)) return@onEngine false
+            if (!current.takes(timestampS)) return@run false
             val index = current.prepare(frame)
             ingest = null // if the next step ends half-way
             current.encode(index)
@@ -143,14 +128,14 @@ class Session private constructor(
      * @throws MvgptException nothing was begun, or no frame was added
      * @throws Cancelled see [loadVideo]
      */
-    suspend fun finish(): EncodedVideo = onEngine { load(emptyList()) }
+    suspend fun finish(): EncodedVideo = thread.run { load(emptyList()) }
 
     /**
-     * A question about the loaded video: collect the answer for tokens as they are generated; nothing runs before. What is not given
-     * is the manifest's default; [SamplingOptions] explains the options.
+     * A question about the loaded video: collect the answer for tokens as they are generated; nothing runs before. What is not
+     * given is the manifest's default; [SamplingOptions] explains the options.
      *
-     * @param keepHistory go on after the questions and answers before, as far as they came. Otherwise the conversation starts over,
-     *     and only the video is kept.
+     * @param keepHistory go on after the questions and answers before, as far as they came. Otherwise the conversation starts
+     *     over, and only the video is kept.
      * @param maxNewTokens most tokens to generate
      * @throws MvgptException bad options; collecting throws what [Answer] says
      */
@@ -175,11 +160,11 @@ class Session private constructor(
             )
         val limit = maxNewTokens ?: defaults.maxNewTokens
         if (limit < 1) throw MvgptException("bad maxNewTokens", "session", expected = "≥ 1", got = limit)
-        return Answer(access, question, keepHistory, limit, options)
+        return Answer(thread, ::loaded, question, keepHistory, limit, options)
     }
 
     /** Where the conversation stands: just a position in the KV cache, nothing is copied. */
-    suspend fun snapshot(): Snapshot = onEngine { loaded().snapshot() }
+    suspend fun snapshot(): Snapshot = thread.run { loaded().snapshot() }
 
     /**
      * Take the conversation back to a snapshot; `ask(…, keepHistory = true)` goes on from there.
@@ -187,32 +172,24 @@ class Session private constructor(
      * @throws MvgptException the KV cache no longer holds it: another video was loaded, or the conversation went back further and
      *     took another way
      */
-    suspend fun restore(snapshot: Snapshot) = onEngine { loaded().restore(snapshot) }
+    suspend fun restore(snapshot: Snapshot) = thread.run { loaded().restore(snapshot) }
 
     /** Stop loading or answering before its next step. From any thread. */
-    fun cancel() {
-        cancelled = true
-    }
+    fun cancel() = thread.cancel()
 
-    /** Stop what runs, wait for its step to end, and close the engine. Not from [Progress], which would wait for itself. */
-    override fun close() {
-        if (closed) return
-        closed = true
-        cancel()
-        runBlocking(dispatcher) { engine.close() }
-        ownDispatcher?.close()
-    }
+    /** Stop what runs, wait for its step to end, and close the engine. From any thread. */
+    override fun close() = thread.close(engine::close)
 
     private fun begin(stats: Stats, progress: Progress, started: Long) {
         val required = prompt ?: Prompt.of(bundle) // which throws: the bundle has no tokenizer
-        cancelled = false
+        thread.begin()
         conversation?.close()
         conversation = null
         ingest = null
         clip = null
         val check = { stage: String ->
             progress(stage)
-            access.check(stage)
+            thread.check(stage)
         }
         ingest = Ingest(engine, geometry, generator, required.prefixIds, lowMemory, stats, check, started)
     }
@@ -234,35 +211,6 @@ class Session private constructor(
         conversation
             ?: throw MvgptException("no video is loaded", "session", remedy = "call loadVideo, or begin, addFrame and finish")
 
-    private suspend fun <T> onEngine(block: () -> T): T = access.onEngine(block)
-
-    private val access =
-        object : SessionAccess {
-            override suspend fun <T> onEngine(block: () -> T): T =
-                withContext(dispatcher) {
-                    if (closed) throw MvgptException("the session is closed", "session", remedy = "open another one")
-                    job = currentCoroutineContext()[Job]
-                    try {
-                        block()
-                    } finally {
-                        job = null
-                    }
-                }
-
-            override fun conversation() = loaded()
-
-            override fun check(stage: String) {
-                job?.ensureActive()
-                if (cancelled) throw Cancelled(stage)
-            }
-
-            override fun cancelled() = cancelled
-
-            override fun clearCancel() {
-                cancelled = false
-            }
-        }
-
     companion object {
         /**
          * @param engine runs the stages; the session closes it
@@ -277,33 +225,14 @@ class Session private constructor(
             lowMemory: Boolean = false,
             dispatcher: CoroutineDispatcher? = null,
         ): Session {
-            val own = if (dispatcher == null) singleThread() else null
-            val used = dispatcher ?: checkNotNull(own)
+            val thread = EngineThread(dispatcher)
             try {
-                val prompt = withContext(used) { if (bundle.manifest.tokenizer == null) null else Prompt.of(bundle) }
-                return Session(bundle, engine, lowMemory, used, own, prompt)
+                val prompt = thread.run { if (bundle.manifest.tokenizer == null) null else Prompt.of(bundle) }
+                return Session(bundle, engine, lowMemory, thread, prompt)
             } catch (e: Throwable) {
-                own?.close()
+                thread.close {}
                 throw e
             }
         }
-
-        private fun singleThread(): ExecutorCoroutineDispatcher =
-            Executors.newSingleThreadExecutor { Thread(it, "mvgpt").apply { isDaemon = true } }.asCoroutineDispatcher()
     }
-}
-
-/** What an answer needs of its session. */
-internal interface SessionAccess {
-    /** Run a block on the engine's thread, alone. */
-    suspend fun <T> onEngine(block: () -> T): T
-
-    fun conversation(): Conversation
-
-    /** Throws if the running call was cancelled, either way. */
-    fun check(stage: String)
-
-    fun cancelled(): Boolean
-
-    fun clearCancel()
 }

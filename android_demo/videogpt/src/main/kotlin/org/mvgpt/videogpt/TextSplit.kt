@@ -2,7 +2,8 @@ package org.mvgpt.videogpt
 
 /** Qwen2's splitting rule, as tokenizer.json has it. */
 internal const val SPLIT_PATTERN: String =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" +
+        "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 /**
  * Cut a text into the matches of [SPLIT_PATTERN], which together are all of it. By hand: Android's regular expressions are

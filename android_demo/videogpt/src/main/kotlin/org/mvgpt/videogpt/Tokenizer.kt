@@ -54,7 +54,7 @@ class Tokenizer private constructor(
             } catch (e: IOException) {
                 throw MvgptException("${file.name} cannot be read", "tokenizer", "UTF-8 JSON", e, REMEDY, e)
             } catch (e: JsonException) {
-                throw MvgptException("${file.name} is no Qwen2 tokenizer", "tokenizer", got = e.message, remedy = REMEDY, cause = e)
+                throw MvgptException("${file.name} is no Qwen2 tokenizer", "tokenizer", null, e.message, REMEDY, e)
             }
 
         private fun of(file: JsonFields): Tokenizer {
@@ -110,6 +110,7 @@ class Tokenizer private constructor(
             for (option in listOf("byte_fallback", "ignore_merges")) {
                 if (option in model && model.value(option) != false) model.refuse(option, "false")
             }
+
             fun id(token: String) = vocabulary[token] ?: throw JsonException("model.merges: '$token' is not in the vocabulary")
             val written = model.list("merges")
             val pairs = LongArray(written.size)
@@ -160,11 +161,13 @@ internal class Merges(pairs: LongArray, private val made: IntArray) {
         val next = IntArray(count) { it + 1 }
         val previous = IntArray(count) { it - 1 }
         val queue = PriorityQueue<Long>() // rank, then place
+
         fun rank(at: Int): Int {
             if (at < 0 || next[at] >= count) return -1
             val found = sorted.binarySearch(pair(tokens[at], tokens[next[at]]))
             return if (found < 0) -1 else ranks[found]
         }
+
         fun offer(at: Int) {
             val rank = rank(at)
             if (rank >= 0) queue += rank.toLong() shl 32 or at.toLong()

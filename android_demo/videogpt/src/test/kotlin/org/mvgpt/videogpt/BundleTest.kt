@@ -1,12 +1,5 @@
 package org.mvgpt.videogpt
 
-import java.io.File
-import java.nio.file.Path
-import kotlin.coroutines.cancellation.CancellationException
-import kotlin.test.assertEquals
-import kotlin.test.assertFailsWith
-import kotlin.test.assertNull
-import kotlin.test.assertTrue
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.launch
@@ -17,6 +10,13 @@ import org.junit.jupiter.api.DynamicTest.dynamicTest
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.TestFactory
 import org.junit.jupiter.api.io.TempDir
+import java.io.File
+import java.nio.file.Path
+import kotlin.coroutines.cancellation.CancellationException
+import kotlin.test.assertEquals
+import kotlin.test.assertFailsWith
+import kotlin.test.assertNull
+import kotlin.test.assertTrue
 
 /** What opens, and what is refused with which words. */
 class BundleTest {
@@ -84,7 +84,11 @@ class BundleTest {
             Triple("contract_version", "\"1\"", "another contract_version"),
             Triple("recipe", "7", "recipe: expected a string, got 7"),
             Triple("kernels", "\"other\"", "kernels: expected fused or stock"),
-            Triple("model", """{"name": "x", "parameters": 0, "license": ""}""", "model.parameters: expected an integer, at least 1"),
+            Triple(
+                "model",
+                """{"name": "x", "parameters": 0, "license": ""}""",
+                "model.parameters: expected an integer, at least 1",
+            ),
             Triple("model", """{"name": "x", "parameters": 1.0, "license": ""}""", "model.parameters: expected an integer"),
             Triple("model", """{"name": "x", "parameters": 1, "license": "", "more": 1}""", "model.more: unknown field"),
             Triple("model", """{"name": "x", "parameters": 1}""", "model.license: missing"),
@@ -119,7 +123,16 @@ class BundleTest {
 
     @TestFactory
     fun `file names that could leave the folder`(): List<DynamicTest> =
-        listOf("../slm.pte", "/slm.pte", "slm.pte/..", "slm.pte/", "a//slm.pte", "slm.pte\\\\x", "c:slm.pte", "slm.\\u0000pte").map { name ->
+        listOf(
+            "../slm.pte",
+            "/slm.pte",
+            "slm.pte/..",
+            "slm.pte/",
+            "a//slm.pte",
+            "slm.pte\\\\x",
+            "c:slm.pte",
+            "slm.\\u0000pte",
+        ).map { name ->
             dynamicTest(name) {
                 val kept = made.fields.getValue("stages")
                 made.fields["stages"] = kept.replace("\"slm.pte\"", "\"$name\"")
@@ -211,7 +224,11 @@ class BundleTest {
     fun `stamps of programs`() {
         val bundle = open()
         val geometry = made.fields.getValue("geometry")
-        checkStamp(bundle, "slm.pte", """{"stages": ["token_embedding", "text_decoder"], "contract_version": 1, "geometry": $geometry}""")
+        checkStamp(
+            bundle,
+            "slm.pte",
+            """{"stages": ["token_embedding", "text_decoder"], "contract_version": 1, "geometry": $geometry}""",
+        )
         for (stamp in listOf(
             """{"stages": ["text_decoder"], "contract_version": 1, "geometry": $geometry}""",
             """{"stages": ["token_embedding", "text_decoder"], "contract_version": 2, "geometry": $geometry}""",

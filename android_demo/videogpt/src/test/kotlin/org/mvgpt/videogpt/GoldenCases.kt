@@ -21,7 +21,9 @@ internal class GoldenCases(folder: File, private val prompt: Prompt, model: Mode
                 val draws = SplitMix64(row["seed"].toULong().toLong())
                 assertEquals(row.words("draws"), List(4) { draws.next().toULong().toString() })
             }
+
             "generator" -> case.output("values").check(listOf(case.inputs.single().tensor()))
+
             "sample_indices" -> each(case) { row ->
                 val indices =
                     sampleIndices(
@@ -33,31 +35,43 @@ internal class GoldenCases(folder: File, private val prompt: Prompt, model: Mode
                     )
                 assertEquals(row.ints("indices"), indices)
             }
+
             "frame_clock" -> each(case) { row ->
                 val clock = FrameClock()
                 val taken = row.doubles("timestamps_s").map(clock::takes)
                 assertEquals(row.ints("taken"), taken.indices.filter { taken[it] })
             }
+
             "resize_clip" -> resize(case, ::resizeClip)
+
             "resize_video" -> resize(case, ::resizeVideo)
+
             "prompt" -> each(case, ::prompt)
+
             "text_stream" -> each(case) { row ->
                 val stream = TextStream(prompt.tokenizer)
                 assertEquals(row.json("pieces"), row.ints("ids").map(stream::push) + stream.finish())
             }
+
             "chunk_plan" -> each(case, ::chunkPlan)
+
             "sampler" -> each(case, ::sampler)
+
             "rate" -> each(case) { row ->
                 val stats = Stats().apply { rate("decode_tokens_per_s", row.double("count"), row.double("ms")) }
                 assertEquals(row.maybe("per_second"), stats["decode_tokens_per_s"])
             }
+
             "sum" -> each(case) { row ->
                 val stats = Stats()
                 for (value in row.doubles("values")) stats.add("model_load_ms", value)
                 assertEquals(row.double("total"), stats["model_load_ms"])
             }
+
             in Contract.STAGE_NAMES -> stage(case)
+
             "pipeline" -> GoldenPipeline(model, prompt).run(case)
+
             else -> fail("a case of a stage that this test does not know: ${case.stage}")
         }
     }

@@ -1,12 +1,12 @@
 package org.mvgpt.videogpt
 
-import java.io.File
-import kotlin.test.assertFailsWith
-import kotlin.test.assertTrue
 import org.junit.jupiter.api.DynamicTest
 import org.junit.jupiter.api.DynamicTest.dynamicTest
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.TestFactory
+import java.io.File
+import kotlin.test.assertFailsWith
+import kotlin.test.assertTrue
 
 /** What a host computes itself, beside the Python runtime's numbers: bit for bit. */
 class GoldensTest {
@@ -24,7 +24,8 @@ class GoldensTest {
     @Test
     fun `every step of the host has cases`() {
         val stages =
-            "splitmix64 generator sample_indices frame_clock resize_clip resize_video prompt text_stream chunk_plan sampler rate sum"
+            "splitmix64 generator sample_indices frame_clock resize_clip resize_video prompt text_stream chunk_plan " +
+                "sampler rate sum"
         assertTrue(goldens.cases.map { it.stage }.toSet().containsAll(stages.split(' ')))
     }
 

@@ -1,52 +1,16 @@
 package org.mvgpt.videogpt
 
-import java.nio.file.Path
-import kotlin.coroutines.cancellation.CancellationException
+import kotlinx.coroutines.flow.toList
+import org.junit.jupiter.api.Test
 import kotlin.test.assertEquals
 import kotlin.test.assertFailsWith
-import kotlin.test.assertFalse
 import kotlin.test.assertNotEquals
 import kotlin.test.assertNotNull
 import kotlin.test.assertNull
 import kotlin.test.assertTrue
-import kotlinx.coroutines.Job
-import kotlinx.coroutines.cancelAndJoin
-import kotlinx.coroutines.flow.take
-import kotlinx.coroutines.flow.toList
-import kotlinx.coroutines.launch
-import kotlinx.coroutines.runBlocking
-import kotlinx.coroutines.sync.Semaphore
-import org.junit.jupiter.api.BeforeEach
-import org.junit.jupiter.api.Test
-import org.junit.jupiter.api.io.TempDir
 
 /** Sessions on an engine whose answers depend on every row of its KV cache. */
-class SessionTest {
-    @TempDir
-    lateinit var temporary: Path
-    private lateinit var bundle: Bundle
-    private lateinit var engine: FakeEngine
-
-    @BeforeEach
-    fun open() {
-        bundle = runBlocking { Bundle.open(FakeBundle(temporary.toFile()).folder) }
-        engine = FakeEngine(bundle.geometry)
-    }
-
-    private fun session(lowMemory: Boolean = false, body: suspend (Session) -> Unit) =
-        runBlocking { Session.open(bundle, engine, lowMemory).use { body(it) } }
-
-    private fun frames(count: Int, seed: Long = 1): List<Frame> {
-        val draws = SplitMix64(seed)
-        return List(count) { Frame(9, 7, drawnFrames(draws, 1, 7, 9)) }
-    }
-
-    private suspend fun Session.say(question: String, keepHistory: Boolean = false, limit: Int = 9): List<Int> {
-        val answer = ask(question, keepHistory, limit)
-        answer.collect {}
-        return answer.tokenIds
-    }
-
+class SessionTest : FakeSession() {
     @Test
     fun `a video and two questions`() =
         session { session ->
@@ -180,6 +144,7 @@ class SessionTest {
         session { session ->
             session.loadFrames(frames(6))
             val greedy = session.say("What?")
+
             suspend fun drawn(seed: Long) = session.ask("What?", temperature = 1.0, seed = seed).also { it.collect {} }.tokenIds
             assertNotEquals(greedy, drawn(1))
             assertEquals(drawn(1), drawn(1))
@@ -187,7 +152,12 @@ class SessionTest {
             assertEquals("bad temperature", assertFailsWith<MvgptException> { session.ask("?", temperature = -1.0) }.what)
             assertEquals("bad topP", assertFailsWith<MvgptException> { session.ask("?", topP = 0.0) }.what)
             assertEquals("bad topK", assertFailsWith<MvgptException> { session.ask("?", topK = -1) }.what)
-            assertEquals("bad repetitionPenalty", assertFailsWith<MvgptException> { session.ask("?", repetitionPenalty = Double.NaN) }.what)
+            assertEquals(
+                "bad repetitionPenalty",
+                assertFailsWith<MvgptException> {
+                    session.ask("?", repetitionPenalty = Double.NaN)
+                }.what,
+            )
             assertEquals("bad maxNewTokens", assertFailsWith<MvgptException> { session.ask("?", maxNewTokens = 0) }.what)
         }
 
@@ -242,129 +212,6 @@ class SessionTest {
                 assertEquals("text_decoder", assertFailsWith<MvgptException> { other.say("What?") }.stage)
             }
         }
-
-    @Test
-    fun `cancel stops an answer before its next token, and the conversation goes on from there`() =
-        session { session ->
-            session.loadFrames(frames(6))
-            val whole = session.say("What?")
-            val answer = session.ask("What?")
-            answer.collect { if (answer.tokenIds.size == 3) session.cancel() }
-            assertEquals(FinishReason.CANCELLED, answer.finishReason)
-            assertEquals(whole.take(3), answer.tokenIds)
-            val next = session.say("And then?", keepHistory = true)
-            session.say("What?", limit = 3)
-            assertEquals(next, session.say("And then?", keepHistory = true))
-        }
-
-    @Test
-    fun `a collector that stops is as far as the answer came`() =
-        session { session ->
-            session.loadFrames(frames(6))
-            session.say("What?", limit = 3)
-            val expected = session.say("And then?", keepHistory = true)
-            val answer = session.ask("What?")
-            assertEquals(3, answer.take(3).toList().size)
-            assertEquals(FinishReason.CANCELLED, answer.finishReason)
-            assertEquals(3, answer.tokenIds.size)
-            assertEquals(expected, session.say("And then?", keepHistory = true))
-        }
-
-    @Test
-    fun `a cancelled coroutine stops within one step`() =
-        session { session ->
-            session.loadFrames(frames(6))
-            val whole = session.say("What?")
-            val reached = Semaphore(1, 1)
-            val job = Stopped()
-            // While the question is prefilled, a load runs, or a token is made: the step that runs is the last.
-            for ((stage, body) in listOf<Pair<String, suspend () -> Unit>>(
-                "text_decoder" to { session.ask("a long question ".repeat(2)).collect {} },
-                "image_projector" to { session.loadFrames(frames(6)) },
-                "video_projector" to { session.loadFrames(frames(6)) },
-            )) {
-                runBlocking {
-                    engine.before = { if (it == stage) job.cancel() }
-                    val steps = engine.calls.size
-                    var thrown: Throwable? = null
-                    job.of = launch {
-                        try {
-                            body()
-                        } catch (e: CancellationException) {
-                            thrown = e
-                            throw e
-                        } finally {
-                            reached.release()
-                        }
-                    }
-                    reached.acquire()
-                    checkNotNull(job.of).cancelAndJoin()
-                    assertNotNull(thrown, stage)
-                    assertEquals("run $stage", engine.calls.drop(steps).last(), stage)
-                }
-                engine.before = {}
-            }
-            assertNull(session.video)
-            session.loadFrames(frames(6))
-            assertEquals(whole, session.say("What?"))
-        }
-
-    /** Cancels a job that is known later. */
-    private class Stopped {
-        @Volatile
-        var of: Job? = null
-
-        fun cancel() {
-            while (of == null) Thread.yield()
-            of?.cancel()
-        }
-    }
-
-    @Test
-    fun `a load that is cancelled or fails leaves no video`() =
-        session { session ->
-            session.loadFrames(frames(6))
-            val answer = session.ask("What?")
-            for (stage in Contract.STAGE_NAMES - "token_embedding") {
-                assertFailsWith<Cancelled> { session.loadFrames(frames(6)) { if (it == stage) session.cancel() } }
-                assertNull(session.video)
-                session.begin()
-                session.cancel()
-                assertFailsWith<Cancelled> { session.addFrame(frames(1)[0], 0.0) }
-                assertEquals("no video was begun", assertFailsWith<MvgptException> { session.finish() }.what)
-            }
-            val broken = sequence { yield(frames(1)[0]); throw MvgptException("a frame cannot be decoded", "video") }
-            assertFailsWith<MvgptException> { session.loadFrames(broken.asIterable()) }
-            assertNull(session.video)
-            assertEquals("no video is loaded", assertFailsWith<MvgptException> { answer.collect {} }.what)
-        }
-
-    @Test
-    fun `an answer does not go on in a cache that is another's`() =
-        session { session ->
-            session.loadFrames(frames(6))
-            suspend fun interrupted(by: suspend () -> Unit): String {
-                val answer = session.ask("What?")
-                val error = assertFailsWith<MvgptException> { answer.collect { if (answer.tokenIds.size == 2) by() } }
-                assertEquals(2, answer.tokenIds.size)
-                return error.what
-            }
-            assertEquals("the session went on to something else", interrupted { session.say("Who?") })
-            assertEquals("another video was loaded since this question was asked", interrupted { session.loadFrames(frames(3)) })
-        }
-
-    @Test
-    fun `a closed session closes its engine and does no more`() {
-        runBlocking {
-            val session = Session.open(bundle, engine)
-            session.loadFrames(frames(6))
-            assertFalse(engine.closed)
-            session.close()
-            session.close()
-            assertTrue(engine.closed)
-            assertEquals("the session is closed", assertFailsWith<MvgptException> { session.say("What?") }.what)
-        }
-    }
 
     private class Memory(private val all: List<Frame>, override val fps: Double) : FrameSource {
         override val numFrames get() = all.size

@@ -1,13 +1,13 @@
 package org.mvgpt.videogpt
 
+import org.junit.jupiter.api.Test
+import org.junit.jupiter.api.io.TempDir
 import java.io.File
 import java.nio.file.Path
 import kotlin.test.assertContentEquals
 import kotlin.test.assertEquals
 import kotlin.test.assertFailsWith
 import kotlin.test.assertTrue
-import org.junit.jupiter.api.Test
-import org.junit.jupiter.api.io.TempDir
 
 /** What the goldens do not reach; they have the texts. */
 class TokenizerTest {
@@ -34,7 +34,9 @@ class TokenizerTest {
             listOf("'l", " '", "ll", "'LL", "'lx", "'"),
             listOf(" \u0085\n", "\u2028", " x"),
             listOf("\uD835\uDFCE", "\uD835\uDFCF", "\u2160", " \uD83C\uDFAC\uD83C\uDFAC", " x"),
-        )) assertEquals(words, splitText(words.joinToString("")))
+        )) {
+            assertEquals(words, splitText(words.joinToString("")))
+        }
     }
 
     @Test
@@ -52,7 +54,7 @@ class TokenizerTest {
     fun `of added tokens the longest is found`() {
         val more = """{"id": 700, "content": "<|im_end|><|im_end|>", "single_word": false, "lstrip": false, "rstrip": false, """ +
             """"normalized": false, "special": false}, """
-        val tokenizer = read(text.replaceFirst(Regex("\"added_tokens\"\\s*:\\s*\\[")) { it.value + more })
+        val tokenizer = read(text.replace(Regex("\"added_tokens\"\\s*:\\s*\\[")) { it.value + more })
         assertContentEquals(intArrayOf(700, 2), tokenizer.encode("<|im_end|><|im_end|><|im_end|>"))
         assertEquals("<|im_end|><|im_end|>", tokenizer.bytes(700).decodeToString()) // not a control token: it is text
         assertEquals(0, tokenizer.bytes(2).size)

@@ -59,6 +59,7 @@ internal class Row(private val cells: Map<String, String>) {
 }
 
 internal class Output(folder: File, fields: JsonFields) {
+    val name = fields.string("name")
     private val file = File(folder, fields.string("file"))
     private val dtype = fields.string("dtype")
     private val shape = fields.list("shape").map { (it as Long).toInt() }
@@ -127,11 +128,15 @@ internal class Input(private val fields: JsonFields) {
     fun tensor(): Tensor {
         val draws = SplitMix64(if ("seed" in fields) fields.value("seed") as Long else 0)
         return when (fields.string("generator")) {
-            "integers" -> Tensor.longs(LongArray(count) { integer(draws, fields.long("below")) }, *shape)
+            "integers" -> {
+                Tensor.longs(LongArray(count) { integer(draws, fields.long("below")) }, *shape)
+            }
+
             "floats" -> {
                 val scale = fields.double("scale") / (1 shl 23)
                 Tensor.floats(FloatArray(count) { (((draws.next() ushr 40) - (1 shl 23)) * scale).toFloat() }, *shape)
             }
+
             "values" -> {
                 val values = fields.list("values").map { (it as Number).toDouble() }
                 val all = List(count) { values[it % values.size] }
@@ -141,8 +146,14 @@ internal class Input(private val fields: JsonFields) {
                     else -> fields.refuse("dtype", "float32 or int64")
                 }
             }
-            "frames" -> Tensor.bytes(drawnFrames(draws, shape[0], shape[1], shape[2]), *shape)
-            else -> fields.refuse("generator", "one that docs/golden-vectors.md knows")
+
+            "frames" -> {
+                Tensor.bytes(drawnFrames(draws, shape[0], shape[1], shape[2]), *shape)
+            }
+
+            else -> {
+                fields.refuse("generator", "one that docs/golden-vectors.md knows")
+            }
         }
     }
 
@@ -160,13 +171,18 @@ internal fun drawnFrames(draws: SplitMix64, n: Int, height: Int, width: Int): By
     val waves = List(3) { LongArray(4) { draws.next() ushr 48 } }
     val out = ByteArray(n * height * width * 3)
     var at = 0
-    for (t in 0 until n) for (y in 0 until height) for (x in 0 until width) {
-        val noise = draws.next()
-        for ((c, wave) in waves.withIndex()) {
-            val (a, b, d, p) = wave
-            val turn = (1 + a % 4) * x * 65536 / width + (1 + b % 4) * y * 65536 / height + (1 + d % 2) * t * 65536 / n + p
-            val level = (abs(turn % 65536 - 32768) * 320 shr 15) - 48 + (noise ushr 8 * c) % 32
-            out[at++] = level.coerceIn(0, 255).toByte()
+    for (t in 0 until n) {
+        for (y in 0 until height) {
+            for (x in 0 until width) {
+                val noise = draws.next()
+                for ((c, wave) in waves.withIndex()) {
+                    val (a, b, d, p) = wave
+                    val turn =
+                        (1 + a % 4) * x * 65536 / width + (1 + b % 4) * y * 65536 / height + (1 + d % 2) * t * 65536 / n + p
+                    val level = (abs(turn % 65536 - 32768) * 320 shr 15) - 48 + (noise ushr 8 * c) % 32
+                    out[at++] = level.coerceIn(0, 255).toByte()
+                }
+            }
         }
     }
     return out
