@@ -20,7 +20,8 @@ test: .venv/dev ## install what the tests need and run the default suite
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-test-android: .venv/runtime $(BUNDLE)/manifest.json bundles/mobile/manifest.json ## the Kotlin SDK on Java, with real programs; needs a JDK, npm and a C++ compiler
+test-android: .venv/runtime ## the Kotlin SDK on Java, with real programs; needs a JDK, npm and a C++ compiler
+	@$(MAKE) --no-print-directory -j 2 $(BUNDLE)/manifest.json bundles/mobile/manifest.json
 	$(BIN)/python tools/android_tests.py $(BUNDLE) bundles/mobile
 	$(BIN)/python tools/check_android.py
 
