@@ -37,9 +37,10 @@ internal class EngineThread(dispatcher: CoroutineDispatcher?) {
         private set
 
     /** Run a block there, alone, for the calling coroutine. */
-    suspend fun <T> run(block: () -> T): T =
-        withContext(dispatcher) {
-            if (closed) throw MvgptException("the session is closed", "session", remedy = "open another one")
+    suspend fun <T> run(block: () -> T): T {
+        checkOpen() // its own thread takes no blocks then
+        return withContext(dispatcher) {
+            checkOpen()
             runner = Thread.currentThread()
             job = currentCoroutineContext()[Job]
             try {
@@ -48,6 +49,11 @@ internal class EngineThread(dispatcher: CoroutineDispatcher?) {
                 job = null
             }
         }
+    }
+
+    private fun checkOpen() {
+        if (closed) throw MvgptException("the session is closed", "session", remedy = "open another one")
+    }
 
     /** Throws if the block that runs is to stop: its coroutine was cancelled, or [cancel] was called. */
     fun check(stage: String) {

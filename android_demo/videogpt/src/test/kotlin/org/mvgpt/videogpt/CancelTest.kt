@@ -75,7 +75,7 @@ class CancelTest : FakeSession() {
                     reached.acquire()
                     checkNotNull(job.of).cancelAndJoin()
                     assertNotNull(thrown, stage)
-                    assertEquals("run $stage", engine.calls.drop(steps).last(), stage)
+                    assertEquals("run $stage", engine.calls.drop(steps).last { it.startsWith("run") }, stage)
                 }
                 engine.before = {}
             }

@@ -179,7 +179,7 @@ internal fun drawnFrames(draws: SplitMix64, n: Int, height: Int, width: Int): By
                     val (a, b, d, p) = wave
                     val turn =
                         (1 + a % 4) * x * 65536 / width + (1 + b % 4) * y * 65536 / height + (1 + d % 2) * t * 65536 / n + p
-                    val level = (abs(turn % 65536 - 32768) * 320 shr 15) - 48 + (noise ushr 8 * c) % 32
+                    val level = (abs(turn % 65536 - 32768) * 320 shr 15) - 48 + (noise ushr 8 * c and 31)
                     out[at++] = level.coerceIn(0, 255).toByte()
                 }
             }
