@@ -39,4 +39,12 @@ internal object ExecuTorch {
 
     /** Copy an output of the last call into a direct buffer of its size. */
     external fun output(handle: Long, index: Int, buffer: ByteBuffer)
+
+    /**
+     * Our own operators, from the library that the system property `mvgpt.kernels` names, if it is set: they register themselves,
+     * with the runtime that this object has loaded before. Again: no effect.
+     */
+    fun loadKernels() {
+        System.getProperty("mvgpt.kernels")?.let(System::load)
+    }
 }

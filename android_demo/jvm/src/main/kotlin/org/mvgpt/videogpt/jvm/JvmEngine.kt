@@ -12,8 +12,7 @@ import org.mvgpt.videogpt.zeroInputs
 private const val OWN_OPERATORS = "mvgpt::"
 
 /**
- * Does what `engines/executorch.py` does, on the same libraries, for tests off a phone. Our own operators come from the library
- * that the system property `mvgpt.kernels` names, when a bundle needs them.
+ * Does what `engines/executorch.py` does, on the same libraries, for tests off a phone.
  *
  * @param threads size of the process-wide pool, while no other engine has loaded anything; null: leaves it as it is
  */
@@ -71,8 +70,7 @@ class JvmEngine(private val bundle: Bundle, threads: Int? = null) : Engine {
 
     private fun checkOperators(stage: String, file: String) {
         val needed = bundle.manifest.files.getValue(file).operators
-        // They register themselves; loading the library again does nothing.
-        if (needed.any { it.startsWith(OWN_OPERATORS) }) System.getProperty("mvgpt.kernels")?.let(System::load)
+        if (needed.any { it.startsWith(OWN_OPERATORS) }) ExecuTorch.loadKernels()
         val missing = needed - ExecuTorch.operators().toSet()
         if (missing.isEmpty()) return
         throw MvgptException(
