@@ -85,7 +85,7 @@ def check_style() -> str:
             "ktlint does not accept the Kotlin files",
             stage="check-android",
             got=(done.stdout + done.stderr).strip(),
-            remedy=f"in android_demo: java -jar {program.relative_to(tests.ROOT)} -F repairs most of it",
+            remedy=f"in android_demo: java -jar {program} -F FILES repairs most of it",
         )
     return f"{len(files)} files"
 

@@ -90,7 +90,9 @@ class JvmEngineTest {
     }
 
     @Test
-    fun `operators that the runtime lacks are named`(@TempDir temporary: File) {
+    fun `operators that the runtime lacks are named`(
+        @TempDir temporary: File,
+    ) {
         val copy = copy(temporary) { it.replace("aten::expand_copy.out", "mvgpt::of_tomorrow.out") }
         val error = assertFailsWith<MvgptException> { JvmEngine(open(copy)).use { it.load("image_encoder") } }
         assertEquals("mvgpt::of_tomorrow.out", error.expected)
@@ -114,7 +116,9 @@ class JvmEngineTest {
     }
 
     @Test
-    fun `a program of another bundle is refused`(@TempDir temporary: File) {
+    fun `a program of another bundle is refused`(
+        @TempDir temporary: File,
+    ) {
         val most = bundle.geometry.maxContext
         val copy = copy(temporary) { it.replace("\"max_context\": $most", "\"max_context\": ${most - 8}") }
         val error = assertFailsWith<MvgptException> { JvmEngine(open(copy)).use { it.load("frame_scorer") } }
@@ -122,7 +126,9 @@ class JvmEngineTest {
     }
 
     @Test
-    fun `another contract version is refused, of the bundle and of a program`(@TempDir temporary: File) {
+    fun `another contract version is refused, of the bundle and of a program`(
+        @TempDir temporary: File,
+    ) {
         val bundle = copy(File(temporary, "bundle")) { it.replace("\"contract_version\": 1", "\"contract_version\": 2") }
         assertContains(assertFailsWith<MvgptException> { open(bundle) }.what, "another contract_version")
 
@@ -138,7 +144,9 @@ class JvmEngineTest {
     }
 
     @Test
-    fun `a damaged bundle is refused`(@TempDir temporary: File) {
+    fun `a damaged bundle is refused`(
+        @TempDir temporary: File,
+    ) {
         val flipped = copy(File(temporary, "flipped")) { it }
         rewrite(flipped, "slm.pte", hash = false) { bytes -> bytes.also { it[it.size / 2] = (it[it.size / 2] + 1).toByte() } }
         assertContains(assertFailsWith<MvgptException> { open(flipped) }.what, "slm.pte has another sha256")
