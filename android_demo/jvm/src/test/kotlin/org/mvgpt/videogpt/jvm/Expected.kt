@@ -59,6 +59,7 @@ internal class ExpectedClip(val fields: JsonFields) {
 /** A question with its options, and the answer to it. */
 internal class Asked(private val fields: JsonFields) {
     val question: String = fields.string("question")
+    val tokenIds: List<Int> = fields.list("token_ids").map { (it as Long).toInt() }
 
     fun ask(session: Session): Answer =
         session.ask(
@@ -82,7 +83,7 @@ internal class Asked(private val fields: JsonFields) {
     }
 
     fun compare(answer: Answer, pieces: List<String>) {
-        assertEquals(fields.list("token_ids").map { (it as Long).toInt() }, answer.tokenIds, question)
+        assertEquals(tokenIds, answer.tokenIds, question)
         assertEquals(fields.strings("pieces"), pieces)
         assertEquals(fields.string("text"), answer.text)
         assertEquals(fields.string("finish_reason"), answer.finishReason.toString().lowercase())
