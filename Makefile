@@ -5,7 +5,7 @@ BUNDLE := bundles/tiny
 QUESTION := What flashes up?
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz train-tiny kernels lint clean scoreboard
+.PHONY: help demo test test-android test-slow fuzz train-tiny kernels lint clean scoreboard
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,11 @@ test: .venv/dev ## install what the tests need and run the default suite
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+test-android: .venv/runtime ## the Kotlin SDK on Java, with real programs; needs a JDK, npm and a C++ compiler
+	@$(MAKE) --no-print-directory -j 2 $(BUNDLE)/manifest.json bundles/mobile/manifest.json
+	$(BIN)/python tools/android_tests.py $(BUNDLE) bundles/mobile
+	$(BIN)/python tools/check_android.py
 
 test-slow: .venv/dev ## full shapes: minutes to an hour, 16 GB of memory
 	$(BIN)/pytest -m slow
@@ -46,8 +51,12 @@ lint: .venv/dev ## format, and fix what can be fixed
 clean: ## remove the environment and exported bundles
 	rm -rf .venv bundles
 
-$(BUNDLE)/manifest.json: .venv/runtime $(shell find export runtime -name '*.py')
+SOURCES := $(shell find export runtime -name '*.py')
+$(BUNDLE)/manifest.json: .venv/runtime $(SOURCES)
 	$(BIN)/mvgpt export tiny -o $(BUNDLE)
+
+bundles/mobile/manifest.json: .venv/runtime $(SOURCES)
+	$(BIN)/mvgpt export random:tiny -o bundles/mobile --recipe mobile
 
 # Stamps: remade when the requirements change.
 .venv/python:

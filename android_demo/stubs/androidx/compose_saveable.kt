@@ -1,0 +1,10 @@
+// Signatures of Jetpack Compose that this repository uses, for type checks without its libraries. They compute nothing, and the
+// compiler plugin of Compose, which holds composable functions apart from others, does not run.
+@file:Suppress("UNUSED_PARAMETER")
+
+package androidx.compose.runtime.saveable
+
+import androidx.compose.runtime.Composable
+
+@Composable
+fun <T : Any> rememberSaveable(init: () -> T): T = TODO()
