@@ -1,46 +1,72 @@
 """VideoMamba's recurrence over a batch, with gradients: `ops/selective_scan.py`'s definition, time first.
 
-Everything but the recurrence itself is done for all steps at once; a step is one multiply-add over directions, clips,
-channels and states. Autograd would keep three arrays per step; here two of all steps are kept.
+In C, compiled when first used: as tensor operations, a batch's states are read from memory and written a dozen times.
 """
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
+
+SOURCE = Path(__file__).with_name("scan.c")
+_TYPES = {torch.float32: "float", torch.float64: "double"}
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    command = [os.environ.get("CC", "cc"), "-O3", "-ffast-math", "-shared", "-fPIC"]
+    if sys.platform == "linux":  # Apple's compiler has neither
+        command += ["-march=native", "-fopenmp"]
+    name = hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode()).hexdigest()[:16]
+    built = SOURCE.parent / "checkpoints" / f"scan-{name}.so"
+    if not built.is_file():
+        built.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=built.parent) as folder:
+            new = Path(folder) / built.name
+            subprocess.run([*command, str(SOURCE), "-o", str(new), "-lm"], check=True)
+            new.replace(built)
+    return ctypes.CDLL(str(built))
+
+
+def _call(name: str, tensors: list[torch.Tensor], sizes: list[int]) -> None:
+    function = getattr(_library(), f"{name}_{_TYPES[tensors[0].dtype]}")
+    assert all(t.is_contiguous() and t.dtype == tensors[0].dtype for t in tensors)
+    function(*(ctypes.c_void_p(t.data_ptr()) for t in tensors), *(ctypes.c_long(size) for size in sizes))
 
 
 class _Scan(torch.autograd.Function):
     """u, delta [L, G, B, D]; A [G, D, N]; B, C [L, G, B, N] → y [L, G, B, D]; G scans with an A each, no D term."""
 
     @staticmethod
-    def forward(
-        ctx: Any, u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor
-    ) -> torch.Tensor:
-        decay = torch.exp(delta.unsqueeze(-1) * A.unsqueeze(1))
-        states = (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
-        for t in range(1, len(states)):
-            states[t].addcmul_(decay[t], states[t - 1])
-        ctx.save_for_backward(u, delta, A, B, C, decay, states)
-        return torch.matmul(states, C.unsqueeze(-1)).squeeze(-1)
+    def forward(ctx: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        u, delta, A, B, C = (t.contiguous() for t in inputs)
+        A = A.transpose(1, 2).contiguous()
+        length, scans, clips, channels = u.shape
+        ctx.sizes = [length, scans * clips, clips, channels, A.shape[1]]
+        states = u.new_empty(scans * clips, length, A.shape[1], channels)
+        y = torch.empty_like(u)
+        _call("scan", [u, delta, A, B, C, states, y], ctx.sizes)
+        ctx.save_for_backward(u, delta, A, B, C, states)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        u, delta, A, B, C, decay, states = ctx.saved_tensors
-        g = grad.unsqueeze(-1) * C.unsqueeze(-2)  # towards the states
-        for t in range(len(g) - 2, -1, -1):
-            g[t].addcmul_(decay[t + 1], g[t + 1])
-        grad_C = torch.matmul(grad.unsqueeze(-2), states).squeeze(-2)
-        grad_B = torch.matmul((delta * u).unsqueeze(-2), g).squeeze(-2)
-        grad_input = torch.matmul(g, B.unsqueeze(-1)).squeeze(-1)
-        g[1:] *= states[:-1]
-        g[0] = 0
-        g *= decay  # now towards the exponents
-        grad_delta = grad_input * u + (g * A.unsqueeze(1)).sum(-1)
-        g *= delta.unsqueeze(-1)
-        grad_A = g.sum((0, 2))
-        return grad_input * delta, grad_delta, grad_A, grad_B, grad_C
+        u, delta, A, B, C, states = saved = ctx.saved_tensors
+        work = torch.zeros_like(states[:, 0])
+        grad_u, grad_B, grad_C = (torch.empty_like(t) for t in (u, B, C))
+        grad_delta, grad_A = torch.zeros_like(delta), torch.zeros_like(work)
+        results = [grad_u, grad_delta, grad_A, grad_B, grad_C]
+        _call("scan_gradient", [*saved, grad.contiguous(), work, *results], ctx.sizes)
+        return grad_u, grad_delta, grad_A.unflatten(0, (len(A), -1)).sum(1).transpose(1, 2), grad_B, grad_C
 
 
 def selective_scan(

@@ -72,7 +72,10 @@ class Session private constructor(
         thread.run {
             val started = System.nanoTime()
             val stats = Stats()
-            val indices = sampleIndices(source.numFrames, source.fps, startS, endS, geometry.numFrames)
+            val indices =
+                stats.timed("video_decode_ms") {
+                    sampleIndices(source.numFrames, source.fps, startS, endS, geometry.numFrames)
+                }
             begin(stats, progress, started)
             val decoded = source.frames(indices).iterator()
             val frames =
