@@ -30,9 +30,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
         folder = folder.parent
 
     def export(checkpoint: str, backend: str) -> Bundle:
-        made = folder / "bundles" / f"{backend}-{checkpoint.replace(':', '-')}"
-        made.parent.mkdir(exist_ok=True)
-        with FileLock(f"{made}.lock"):
+        name = f"{backend}-{checkpoint.replace(':', '-')}"
+        made = folder / "bundles" / name / "bundle"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
             return Bundle.open(made) if made.exists() else export_bundle(checkpoint, made, backend=backend)
 
     return export

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,12 @@ class Watched:
         if stage == "text_decoder":
             self.calls.append(("run", stage, inputs[0].shape[1], int(inputs[1][0])))
         return self.engine.run(stage, inputs)
+
+
+@pytest.fixture(scope="module")
+def tiny_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A copy: what another process maps stays in the page cache, and loads are not cold."""
+    return Bundle.open(shutil.copytree(tiny_bundle.folder, tmp_path_factory.mktemp("bench") / "bundle"))
 
 
 @pytest.fixture(scope="module")
