@@ -202,6 +202,14 @@ def test_a_delegate_computes_what_the_package_does(bundle: Bundle, delegated: Bu
                 np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_unit_of_several_files_is_unloaded_whole(delegated: Bundle) -> None:
+    engine = CoreMLEngine(delegated)
+    for stage in ("token_embedding", "image_projector"):
+        engine.load(stage)
+    engine.unload("text_decoder")
+    assert [Path(file).name for file in engine._models] == [delegated.manifest.stages["image_projector"].file]
+
+
 def test_a_program_says_what_it_is(delegated: Bundle) -> None:
     """To an app, by ExecuTorch's own means."""
     import torch  # noqa: F401

@@ -1,4 +1,5 @@
-"""Engine on CoreML packages: Apple's runtime on macOS, elsewhere the evaluator in mil/, which is exact and slow.
+"""Engine on CoreML packages, also inside ExecuTorch programs: Apple's runtime on macOS, elsewhere the evaluator in mil/,
+which is exact and slow.
 
 Packages have fixed shapes and no integers of 8 or 64 bits; what the contract says otherwise is made good here: frames
 go in as float32, ids and positions as int32, and rows in calls of as many as a function takes, the last of them padded.
@@ -56,7 +57,10 @@ class CoreMLEngine:
             self._models[file] = model
 
     def unload(self, stage: str) -> None:
-        if self._models.pop(self._bundle.manifest.stages[stage].file, None) is not None:
+        unit = contract.stage(stage).unit
+        if loaded := [file for file in self._models if contract.unit(file) == unit]:
+            for file in loaded:
+                del self._models[file]
             return_freed_memory()
 
     def prewarm(self, stage: str) -> None:
