@@ -1,4 +1,4 @@
-"""Engine on CoreML packages, also inside ExecuTorch programs: Apple's runtime on macOS, elsewhere the evaluator in mil/,
+"""Engine on CoreML packages, also inside ExecuTorch programs: Apple's runtime on macOS, else the evaluator in mil/,
 which is exact and slow.
 
 Packages have fixed shapes and no integers of 8 or 64 bits; what the contract says otherwise is made good here: frames
