@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -14,15 +15,19 @@ from mvgpt_export.checkpoint import load_model
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.ops.selective_scan import selective_scan_loop
 from mvgpt_export.random_weights import random_model
-from mvgpt_runtime.synthetic import ask_about, scene
+from mvgpt_runtime.synthetic import ask_about, draw, scene
 from mvgpt_runtime.synthetic.scenes import COLOURS, MAX_SEED
 from safetensors.torch import load_file
+from torch import nn
 
 from training import network
-from training.batches import NOTHING, Batches
+from training.batches import Batches
+from training.labels import MOST, NOTHING
+from training.muon import Muon, orthogonalised
 from training.scan import selective_scan
 from training.stages import STAGES
-from training.train import train
+from training.train import THREADS, gradients, initial_model, optimizers, train
+from training.trainee import Trainee
 
 TOKENIZER = (files("mvgpt_export") / "data" / "tiny" / "tokenizer.json").read_text(encoding="utf-8")
 CONFIG = NAMED_CONFIGS["tiny"]
@@ -30,7 +35,7 @@ GRID = CONFIG.clip.image_size // CONFIG.clip.patch_size
 
 
 def batches(clips: int = 2, length: int = 300) -> Batches:
-    return Batches(TOKENIZER, CONFIG.clip.image_size, GRID, seed=0, clips=clips, length=length)
+    return Batches(TOKENIZER, CONFIG, seed=0, clips=clips, length=length)
 
 
 def test_the_scan_and_its_gradients_equal_the_loops() -> None:
@@ -76,7 +81,7 @@ def test_a_batch_gives_the_models_numbers() -> None:
         start, embed = len(prefix) + visual.shape[1], model.language_model.embed_tokens
         before = embed(torch.tensor(prefix)).expand(len(visual), -1, -1)
         positions = torch.cat([torch.arange(start).expand(len(visual), -1), start + batch.places], dim=1)
-        hidden = network.hidden_states(
+        *_, hidden = network.hidden_states(
             model.language_model, torch.cat([before, visual, embed(batch.ids)], dim=1), positions, batch.blocks
         )
         logits = (hidden[:, start:] @ embed.weight.T).numpy()
@@ -109,20 +114,30 @@ def test_targets_are_the_answers() -> None:
             assert answer.endswith("<|im_end|>")
 
 
-def test_descriptions_hold_the_answers() -> None:
-    """Colours, shapes and deeds of all objects stand before every question, and are not predicted."""
-    data = Batches(TOKENIZER, CONFIG.clip.image_size, GRID, seed=0, clips=10, length=300, words=True)
-    batch = data[0]
-    assert batch.frames.numel() == 0
-    for i in range(10):
-        here = batch.blocks[i] == 0
-        text = data.tokenizer.decode(batch.ids[i][here].tolist(), skip_special_tokens=False)
-        described, rest = text.split(".\n", 1)
-        for thing in scene(MAX_SEED, i).objects:
-            assert f"{thing.colour} {thing.shape}" in described
-        first = int((batch.targets[i][here] != NOTHING).nonzero()[0])
-        left = data.tokenizer.decode(batch.ids[i][here][first:].tolist(), skip_special_tokens=False)
-        assert left == "\n" + rest or left == rest
+def test_words_stand_for_objects() -> None:
+    data = batches(clips=20)
+    batch, stood = data[0], set()
+    for i in range(20):
+        objects = scene(MAX_SEED, i).objects
+        for token, (which, many) in zip(batch.ids[i].tolist(), batch.mentions[i].tolist(), strict=True):
+            word = data.tokenizer.decode([token]).strip()
+            if many == NOTHING:
+                continue
+            assert (which == MOST, 0 <= which < len(objects), which == NOTHING) == (many == 0, many == 1, many > 1)
+            if which == MOST or many > 1:
+                continue
+            thing = objects[which]
+            described = {thing.colour, thing.shape, f"{thing.shape}s", f"{thing.shape}es"}
+            if thing.does == "flash":
+                described |= {"up", "moment"}
+            if thing.does in ("appear", "vanish"):
+                at = [o.at for o in objects]
+                described |= {"first"} if thing.at == min(at) else {"last"} if thing.at == max(at) else set()
+            if len(objects) == 1:
+                described |= {"objects"}
+            assert word in described
+            stood.add(word)
+    assert {"up", "first", "last", "red", "circle"} <= stood
 
 
 def test_labels_are_where_the_colours_are() -> None:
@@ -131,14 +146,60 @@ def test_labels_are_where_the_colours_are() -> None:
     patches = batch.frames.unflatten(3, (GRID, size)).unflatten(2, (GRID, size)).permute(0, 1, 2, 4, 3, 5, 6).float()
     patches = patches.reshape(20, 16, GRID * GRID, size * size, 3)
     distances = torch.stack([(patches - torch.tensor(c)).abs().amax(-1).amin(-1) for c in COLOURS.values()], dim=-1)
-    there = batch.colours > 0
-    own = distances[there].gather(1, batch.colours[there].unsqueeze(1) - 1)
+    there = batch.things >= 0
+    every = batch.objects.unsqueeze(1).expand(-1, 16, -1, -1)
+    colours = batch.of_patches(every, torch.arange(16).expand(20, -1))[..., :1]
+    own = distances[there].gather(1, colours[there])
     assert (own < 45).float().mean() > 0.95  # one pixel of the colour; a patch at a corner of its object may have none
     assert (distances[~there].amin(-1) < 45).float().mean() < 0.15  # the edge of an object in the next patch
 
 
+def test_frames_drawn_alone_are_those_of_the_clip() -> None:
+    what = scene(MAX_SEED, 3)
+    assert (draw(what, 48, [2, 11]) == draw(what, 48)[[2, 11]]).all()
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
+def test_muon_is_torchs(shape: tuple[int, int]) -> None:
+    """Which computes in bfloat16: steps are compared to its precision."""
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
+    optims = (
+        Muon([ours], lr=1e-2, weight_decay=0.05),
+        torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        for p, optim in zip((ours, theirs), optims, strict=True):
+            p.grad = gradient.clone()
+            optim.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
+    assert 0.5 < values.min() <= values.max() < 1.3
+
+
+def test_a_batch_is_shared_between_threads() -> None:
+    """The gradient is the mean of its shares' gradients."""
+    stage, data = replace(STAGES[-1], batch=4), batches(clips=4)
+    trainee = Trainee(initial_model(0), data.tokenizer, data.prefix())
+    optimizers(trainee, stage)  # which freezes the encoders
+    batch = data[0]
+    with ThreadPoolExecutor(THREADS) as threads:
+        gradients(trainee, stage, batch, False, threads)
+    got = {name: p.grad for name, p in trainee.named_parameters() if p.grad is not None}
+    trainee.zero_grad()
+    for share in batch.shares(THREADS):
+        (trainee(share, stage)[0] / THREADS).backward()
+    expected = {name: p.grad for name, p in trainee.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(got, expected)
+    parts = ("model.image_p", "model.video_p", "model.language", "labels.known", "labels.since", "labels.meant")
+    assert got.keys() == {n for n, _ in trainee.named_parameters() if n.startswith(parts)}
+
+
 def test_an_interrupted_training_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = tuple(replace(stage, steps=2, batch=1) for stage in STAGES)
+    stages = tuple(replace(stage, steps=2, batch=2) for stage in STAGES)
 
     class Stop(Exception):
         pass

@@ -34,12 +34,15 @@ def key_frames(model: VideoGPT, scores: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.cat(clip) for clip in selected])
 
 
-def video_features(network: VideoMamba, frames: torch.Tensor) -> torch.Tensor:
-    """frames uint8 [B, K, S, S, 3] → float32 [B, K, patches, width], before the pooling of `VideoMamba.forward`."""
-    config, batch = network.config, len(frames)
-    pixels = network.normalize(frames.flatten(0, 1), torch.ones(batch * config.frames))
-    patches = network.patch_embed.proj(pixels).unflatten(0, (batch, config.frames))
-    patches = patches + network.pos_embed[:, 1:].unsqueeze(0) + network.temporal_pos_embedding.unsqueeze(2)
+def video_features(network: VideoMamba, frames: torch.Tensor, slots: torch.Tensor | None = None) -> torch.Tensor:
+    """frames uint8 [B, K, S, S, 3] → float32 [B, K, patches, width], before the pooling of `VideoMamba.forward`.
+
+    `slots` int64 [B, K]: which of its frames these are, if not all.
+    """
+    batch, k = frames.shape[:2]
+    times = network.temporal_pos_embedding if slots is None else network.temporal_pos_embedding[0, slots]
+    patches = network.patch_embed.proj(network.normalize(frames.flatten(0, 1), torch.ones(batch * k)))
+    patches = patches.unflatten(0, (batch, k)) + network.pos_embed[:, 1:].unsqueeze(0) + times.unsqueeze(2)
     class_token = (network.cls_token[0] + network.pos_embed[0, :1]).expand(batch, 1, -1)
     x = torch.cat([class_token, patches.flatten(1, 2)], dim=1).transpose(0, 1).float()
     residual = torch.zeros_like(x)
@@ -49,7 +52,7 @@ def video_features(network: VideoMamba, frames: torch.Tensor) -> torch.Tensor:
         residual = residual + x
         x = mix(block.mixer, block.norm(residual)).float()
     features = network.norm(residual + x)[1:]
-    return features.transpose(0, 1).unflatten(1, (config.frames, config.patches))
+    return features.transpose(0, 1).unflatten(1, (k, network.config.patches))
 
 
 def mix(mixer: Mixer, x: torch.Tensor) -> torch.Tensor:
@@ -88,8 +91,10 @@ def visual_tokens(model: VideoGPT, features: torch.Tensor, video: torch.Tensor) 
     return torch.cat([image, model.video_projector(pooled).reshape(batch, -1, config.text.hidden_size)], dim=1)
 
 
-def hidden_states(lm: Qwen2, embeddings: torch.Tensor, positions: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    """embeddings [B, n, hidden], positions int64 [B, n] → normed [B, n, hidden].
+def hidden_states(
+    lm: Qwen2, embeddings: torch.Tensor, positions: torch.Tensor, blocks: torch.Tensor
+) -> list[torch.Tensor]:
+    """embeddings [B, n, hidden], positions int64 [B, n] → normed [B, n, hidden] after each layer.
 
     The last rows are questions: those of the same number in `blocks` [B, questions' rows] are one, which sees all rows
     before the first question, and itself. The network takes one sequence: the batch is laid out as one, and attention
@@ -118,9 +123,8 @@ def hidden_states(lm: Qwen2, embeddings: torch.Tensor, positions: torch.Tensor, 
         )
 
     x = embeddings.reshape(1, batch * n, -1)
-    for layer in lm.layers:
-        x = layer(x, cos, sin, attend)
-    return lm.norm(x).reshape(batch, n, -1)
+    after = [x := layer(x, cos, sin, attend) for layer in lm.layers]
+    return [lm.norm(x).reshape(batch, n, -1) for x in after]
 
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, minus: torch.Tensor) -> torch.Tensor:

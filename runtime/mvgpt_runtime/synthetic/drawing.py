@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,15 +31,17 @@ _DISTANCES: dict[str, Distance] = {
 }
 
 
-def draw(scene: Scene, size: int) -> np.ndarray:
-    """uint8 [FRAMES, size, size, 3] RGB."""
+def draw(scene: Scene, size: int, only: Sequence[int] = range(FRAMES)) -> np.ndarray:
+    """uint8 [FRAMES or frames in `only`, size, size, 3] RGB."""
     rng = np.random.default_rng(scene.background)
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
-    frames = np.repeat(_background(rng, centres)[None], FRAMES, axis=0)
+    frames = np.repeat(_background(rng, centres)[None], len(only), axis=0)
     edge = rng.uniform(0.6, 1.2) * max(1.0, size / 64)  # pixels from full to no cover
     for thing in scene.objects:
         colour = np.array(COLOURS[thing.colour], np.float32) + rng.uniform(-14, 14, 3).astype(np.float32)
-        for t in np.flatnonzero(thing.visible):
+        for i, t in enumerate(only):
+            if not thing.visible[t]:
+                continue
             radius = np.float32(thing.radius[t])
             columns = _near(thing.x[t], radius, size)
             rows = _near(thing.y[t], radius, size)
@@ -47,13 +49,14 @@ def draw(scene: Scene, size: int) -> np.ndarray:
             y = (centres[rows] - np.float32(thing.y[t])) / radius
             distance = _DISTANCES[thing.shape](x[None, :], y[:, None]) * radius * size
             cover = np.clip(0.5 - distance / edge, 0, 1)[..., None].astype(np.float32)
-            patch = frames[t, rows, columns]
+            patch = frames[i, rows, columns]
             patch += cover * (colour - patch)
     if rng.random() < 0.3:  # frames that differ and mean nothing
         for t in rng.integers(0, FRAMES, 2):
-            frames[t] *= rng.uniform(0.75, 1.2)
+            brightness = rng.uniform(0.75, 1.2)
+            frames[[i for i, other in enumerate(only) if other == t]] *= brightness
     noise = rng.standard_normal((FRAMES, size // 2, size // 2, 1), np.float32) * np.float32(rng.uniform(0, 5))
-    frames[:, : size // 2 * 2, : size // 2 * 2] += noise.repeat(2, axis=1).repeat(2, axis=2)
+    frames[:, : size // 2 * 2, : size // 2 * 2] += noise[list(only)].repeat(2, axis=1).repeat(2, axis=2)
     return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
 
 
