@@ -119,7 +119,7 @@ def test_words_stand_for_objects() -> None:
     batch, stood = data[0], set()
     for i in range(20):
         objects = scene(MAX_SEED, i).objects
-        for token, (which, many) in zip(batch.ids[i].tolist(), batch.mentions[i].tolist(), strict=True):
+        for token, (which, many, _) in zip(batch.ids[i].tolist(), batch.mentions[i].tolist(), strict=True):
             word = data.tokenizer.decode([token]).strip()
             if many == NOTHING:
                 continue

@@ -16,6 +16,8 @@ from torch.utils.data import Dataset
 
 from .labels import NOTHING, key_frames, mentions, patch_labels
 
+DRAWS = 4  # of questions about a clip
+LOOKED_UP = 0.3  # share of the questions that are answered by looking at one object, which are learned soon, to ask
 Shown = Literal["all", "moments", "keys", "pairs", "none"]
 
 
@@ -36,7 +38,7 @@ class Batch:
     blocks: torch.Tensor  # int64 [B, n]: which question a token belongs to; −1: padding
     places: torch.Tensor  # int64 [B, n]: position within it
     types: torch.Tensor  # int64 [B, n]: the question's, an index into TYPES
-    mentions: torch.Tensor  # int64 [B, n, 2]: which object it stands for, and how many, of `mentions`
+    mentions: torch.Tensor  # int64 [B, n, 3]: of `mentions`
 
     def shares(self, n: int) -> list[Batch]:
         """n batches of the clips, one part after the other."""
@@ -56,7 +58,7 @@ class Batches(Dataset[Batch]):
     Args:
         tokenizer: tokenizer.json's text.
         config: the model's; frames and patches are of its sizes.
-        seed: even; it and the next are used, above all seeds of evaluation.
+        seed: a multiple of DRAWS; it and those up to the next are used, above all seeds of evaluation.
         clips: per batch.
         length: tokens of questions and answers per clip, filled with as many as fit.
         shown: the frames to draw: all, four of many moments, the keys, two of these that follow each other, or none.
@@ -97,12 +99,13 @@ class Batches(Dataset[Batch]):
             "none": keys[:0],
         }[self.shown]
         frames = draw(what, clip.image_size, shown.tolist())
-        return frames, shown, keys, *labels, flashes, *self._questions(what, index)
+        return frames, shown, keys, *labels, flashes, *self._questions(what, index, rng)
 
-    def _questions(self, what: Scene, index: int) -> list[np.ndarray]:
-        asked = ask_about(what, self.seed, index) + ask_about(what, self.seed + 1, index)
+    def _questions(self, what: Scene, index: int, rng: np.random.Generator) -> list[np.ndarray]:
+        asked = [q for i in range(DRAWS) for q in ask_about(what, self.seed + i, index)]
+        asked = [q for q in asked if q.type != "appearance" or q.template == "exists" or rng.random() < LOOKED_UP]
         arrays = [np.full(self.length, fill, type(fill)) for fill in (0, NOTHING, False, -1, 0, 0)]
-        arrays.append(np.full((self.length, 2), NOTHING))
+        arrays.append(np.full((self.length, 3), NOTHING))
         used = 0
         for block, question in enumerate(dict.fromkeys(asked)):
             before = self._encode(PROMPT_SUFFIX.format(question=question.text))
@@ -114,7 +117,7 @@ class Batches(Dataset[Batch]):
             kind = TYPES.index(question.type)
             words = [self.tokenizer.decode([i]).strip() for i in before]
             stand = mentions(words, question.template, what)
-            stand += [(NOTHING, NOTHING)] * (len(ids) - len(before))
+            stand += [(NOTHING, NOTHING, 1)] * (len(ids) - len(before))
             rows = (ids, targets, answers, [block] * len(ids), range(len(ids)), [kind] * len(ids), stand)
             for array, values in zip(arrays, rows, strict=True):
                 array[used : used + len(ids)] = values

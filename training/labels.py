@@ -55,13 +55,13 @@ def key_frames(flashes: np.ndarray, chunk: int, k: int, rng: np.random.Generator
     return (picked + chunk * np.arange(len(picked))[:, None]).reshape(-1)
 
 
-def mentions(words: list[str], template: str, what: Scene) -> list[tuple[int, int]]:
+def mentions(words: list[str], template: str, what: Scene) -> list[tuple[int, int, int]]:
     """Of each word of a question: which object it, with the word before it, stands for, MOST if none is like that,
-    NOTHING if several are; and how many are. NOTHING for other words."""
+    NOTHING if several are; how many are, NOTHING for other words; and whether it is named, not described by a deed."""
     plural = {f"{shape}s": shape for shape in SHAPES} | {"crosses": "cross"}
     stand = []
     for before, word in zip(["", *words], words, strict=False):
-        one = plural.get(word, word)
+        one, named = plural.get(word, word), 1
         if one in SHAPES and before in COLOURS:
             meant = [(o.colour, o.shape) == (before, one) for o in what.objects]
         elif one in SHAPES or one in COLOURS:
@@ -69,12 +69,12 @@ def mentions(words: list[str], template: str, what: Scene) -> list[tuple[int, in
         elif word == "objects" and before not in COLOURS:
             meant = [True] * len(what.objects)
         elif f"{before} {word}" in ("flash up", "flashes up", "a moment"):
-            meant = [o.does == "flash" for o in what.objects]
+            meant, named = [o.does == "flash" for o in what.objects], 0
         elif word in ("first", "last") and f" of {word}" in template:
-            meant = [turn(o, what) == TURNS.index(word) for o in what.objects]
+            meant, named = [turn(o, what) == TURNS.index(word) for o in what.objects], 0
         else:
-            stand.append((NOTHING, NOTHING))
+            stand.append((NOTHING, NOTHING, 1))
             continue
         n = sum(meant)
-        stand.append((NOTHING if n > 1 else meant.index(True) if n else MOST, n))
+        stand.append((NOTHING if n > 1 else meant.index(True) if n else MOST, n, named))
     return stand

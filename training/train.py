@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .batches import Batch, Batches
+from .batches import DRAWS, Batch, Batches
 from .muon import Muon
 from .stages import STAGES, Stage
 from .trainee import Trainee
@@ -192,7 +192,7 @@ def train(
         batches = Batches(
             tokenizer,
             NAMED_CONFIGS["tiny"],
-            seed=2 * (len(STAGES) * seed + number),
+            seed=DRAWS * (len(STAGES) * seed + number),
             clips=stage.batch,
             length=QUESTION_TOKENS if stage.answers else 0,
             shown=stage.shown,

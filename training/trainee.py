@@ -21,6 +21,7 @@ WAYS = 9  # of an object to the next and from the last key frame, and all in all
 KNOWN = (len(DOES), len(TURNS), MOST, MOST, MOST, WAYS)  # of a video token's objects
 MEANT = (*(n + 1 for n in LOOKS), len(DOES) + 1, len(TURNS) + 1, MOST + 1)
 """Of the object that a word stands for, 0 if there is none; how many there are."""
+STANDING = 0.3  # weight of objects that do nothing, which most do
 QUESTIONS = 0.3  # their share of the loss, beside answers
 
 
@@ -151,8 +152,9 @@ class Trainee(nn.Module):
         ways = batch.of_patches(_ways(of_clips(batch.tracks, key)), key)
         loss = self._since(batch, visual[:, : -parts.shape[1]], report)
         loss = loss + _missed(way, share(pool, ways * there), parts, "way", report)
+        moves = torch.where(labels[..., :1] == DOES.index("stand"), STANDING, 1.0)
         for i, (name, values) in enumerate(zip(("does", "turn", "alike", "shaped", "all"), logits, strict=True)):
-            wanted = share(pool, F.one_hot(labels[..., i], values.shape[-1]) * there)
+            wanted = share(pool, F.one_hot(labels[..., i], values.shape[-1]) * there * moves)
             loss = loss - (wanted * values.log_softmax(-1)).sum() / parts.sum()
             report[f"known {name}"] = (wanted.argmax(-1) == values.argmax(-1))[parts[..., 0] > 0.3].float()
         return loss
@@ -166,18 +168,20 @@ class Trainee(nn.Module):
 
     def _meant(self, batch: Batch, states: torch.Tensor, report: Report) -> torch.Tensor:
         """What states [B, n, hidden] before the last layer should know of the object that a question's word means."""
-        which, many = batch.mentions.unbind(-1)
+        which, many, named = batch.mentions.unbind(-1)
         said = many != NOTHING
         objects = F.pad(batch.objects[..., : len(MEANT) - 1] + 1, (0, 0, 0, 1))
-        which, many = which[said], many[said]
+        which, many, named = which[said], many[said], named[said] > 0
         labels = objects[said.nonzero()[:, 0], which.clamp(min=0)].masked_fill((which < 0).unsqueeze(1), NOTHING)
         labels = torch.cat([labels, many.unsqueeze(1)], dim=1)
         logits = self.labels.meant(states[said]).float().split(MEANT, dim=-1)
         loss = torch.zeros(())
         for i, (name, values) in enumerate(zip(("colour", "shape", "does", "turn", "number"), logits, strict=True)):
-            known = labels[:, i] != NOTHING
-            loss = loss + F.cross_entropy(values[known], labels[known, i])
-            report[f"meant {name}"] = (values.argmax(-1) == labels[:, i])[known].float()
+            losses = F.cross_entropy(values, labels[:, i], reduction="none", ignore_index=NOTHING)
+            for kind, those in (("named", named), ("described", ~named)):
+                those = those & (labels[:, i] != NOTHING)
+                loss = loss + losses[those].sum() / those.sum().clamp(min=1)
+                report[f"{kind} {name}"] = (values.argmax(-1) == labels[:, i])[those].float()
         return loss
 
 
