@@ -13,7 +13,7 @@ from mvgpt_runtime.manifest import Bundle
 from mvgpt_runtime.synthetic import TYPES
 
 ASSETS = Path(__file__).parent.parent / "assets"
-# What it answers rightly of what the scenes of tools/make_drawn_clips.py ask; the model card counts the mistakes.
+# Of what the scenes of tools/make_drawn_clips.py ask; the model card counts the mistakes on others.
 ANSWERS = {
     "flash": {
         "What flashes up?": "a yellow square",
@@ -21,11 +21,17 @@ ANSWERS = {
         "In which half does something flash up, the first or the second?": "second",
         "What colour is the circle?": "blue",
         "What shape is the green object: circle, cross, triangle or star?": "triangle",
+        "Do you see a blue triangle?": "no",
+        "Is there a green triangle?": "yes",
     },
     "motion": {
         "Which way does the yellow square move?": "down",
         "Which colour does the triangle have: green, red, purple or yellow?": "green",
         "Which one is faster, the yellow square or the green triangle?": "the yellow square",
+        "Which moves slower, the yellow square or the green triangle?": "the green triangle",
+        "In which direction does the triangle go: down, right, left or up?": "left",
+        "Does the white object move down or up?": "down",
+        "Is the white circle slow or fast?": "slow",
     },
     "still": {
         "What shape is the red object?": "star",

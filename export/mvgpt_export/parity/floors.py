@@ -63,6 +63,8 @@ def limits(recipe: Recipe, config: ModelConfig, stage: str, fed: str, largest: f
     ratios = [FLOORS[recipe.bits(name)].at(config.layers(name) or 1) for name in (stage, *upstream)]
     quantized = [ratio for ratio in ratios if ratio is not None]
     noise = sum(10 ** (-ratio / 10) for ratio in quantized)  # energies add up
+    if stage == "frame_scorer":
+        noise *= 4  # it multiplies features with one another: their relative error counts twice
     bounds = {"sqnr_db": -10 * math.log10(noise)} if quantized else {"max_abs": CLOSE * largest}
     if stage == "frame_scorer" and (fed == "eager" or not quantized):
         bounds["selected_equal"] = 1.0  # from quantized features near-ties fall either way: shown, without a floor
