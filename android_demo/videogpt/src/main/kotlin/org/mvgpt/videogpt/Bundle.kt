@@ -7,7 +7,6 @@ import java.io.File
 import java.io.IOException
 import java.nio.file.Files
 import java.nio.file.attribute.BasicFileAttributes
-import java.security.MessageDigest
 
 /** Called with bytes checked so far and bytes in all. */
 typealias VerifyProgress = (done: Long, total: Long) -> Unit
@@ -100,20 +99,6 @@ class Bundle private constructor(val folder: File, val manifest: Manifest, priva
                     "the file is damaged or was changed: copy or export it again",
                 )
             }
-        }
-
-        private fun sha256(file: File, read: (Int) -> Unit): String {
-            val digest = MessageDigest.getInstance("SHA-256")
-            val block = ByteArray(1 shl 20)
-            file.inputStream().use { stream ->
-                while (true) {
-                    val count = stream.read(block)
-                    if (count < 0) break
-                    digest.update(block, 0, count)
-                    read(count)
-                }
-            }
-            return digest.digest().joinToString("") { "%02x".format(it) }
         }
 
         private fun identity(file: File): FileIdentity? =

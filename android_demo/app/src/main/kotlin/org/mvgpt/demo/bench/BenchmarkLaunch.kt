@@ -21,7 +21,7 @@ import org.mvgpt.videogpt.bench.BenchmarkResult
 import org.mvgpt.videogpt.bench.Machine
 import org.mvgpt.videogpt.bench.isBelow
 import org.mvgpt.videogpt.bench.toJson
-import org.mvgpt.videogpt.store.sha256
+import org.mvgpt.videogpt.sha256
 import java.io.File
 import kotlin.system.exitProcess
 

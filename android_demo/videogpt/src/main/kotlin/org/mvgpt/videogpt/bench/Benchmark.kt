@@ -16,7 +16,7 @@ import org.mvgpt.videogpt.Tensor
 import org.mvgpt.videogpt.reshaped
 import org.mvgpt.videogpt.rows
 import org.mvgpt.videogpt.sampleIndices
-import org.mvgpt.videogpt.store.sha256
+import org.mvgpt.videogpt.sha256
 import java.io.File
 import java.time.OffsetDateTime
 import java.time.ZoneOffset

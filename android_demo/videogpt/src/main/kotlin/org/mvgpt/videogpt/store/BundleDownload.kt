@@ -9,6 +9,7 @@ import org.mvgpt.videogpt.FileInfo
 import org.mvgpt.videogpt.Manifest
 import org.mvgpt.videogpt.MvgptException
 import org.mvgpt.videogpt.VerifyProgress
+import org.mvgpt.videogpt.sha256
 import java.io.File
 import java.io.FileOutputStream
 import java.io.IOException

@@ -5,6 +5,7 @@ import com.sun.net.httpserver.HttpServer
 import org.mvgpt.videogpt.Contract
 import org.mvgpt.videogpt.Geometry
 import org.mvgpt.videogpt.bench.json
+import org.mvgpt.videogpt.sha256
 import java.io.File
 import java.net.InetAddress
 import java.net.InetSocketAddress

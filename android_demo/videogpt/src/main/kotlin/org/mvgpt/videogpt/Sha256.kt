@@ -1,10 +1,10 @@
-package org.mvgpt.videogpt.store
+package org.mvgpt.videogpt
 
 import java.io.File
 import java.security.MessageDigest
 
-/** Of a file's bytes, in hexadecimal. */
-fun sha256(file: File): String {
+/** Of a file's bytes, in hexadecimal; `read` is told how many bytes each block had. */
+fun sha256(file: File, read: (Int) -> Unit = {}): String {
     val digest = MessageDigest.getInstance("SHA-256")
     val block = ByteArray(1 shl 20)
     file.inputStream().use { input ->
@@ -12,6 +12,7 @@ fun sha256(file: File): String {
             val count = input.read(block)
             if (count < 0) break
             digest.update(block, 0, count)
+            read(count)
         }
     }
     return digest.digest().joinToString("") { "%02x".format(it) }
