@@ -23,16 +23,20 @@ _TYPES = {torch.float32: "float", torch.float64: "double"}
 
 @cache
 def _library() -> ctypes.CDLL:
-    command = [os.environ.get("CC", "cc"), "-O3", "-ffast-math", "-shared", "-fPIC"]
+    compiler, link = os.environ.get("CC", "cc"), ["-shared", "-fPIC"]
+    command = [compiler, "-O3", "-ffast-math", "-fPIC", "-c"]
     if sys.platform == "linux":  # Apple's compiler has neither
         command += ["-march=native", "-fopenmp"]
+        link += ["-fopenmp"]
     name = hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode()).hexdigest()[:16]
     built = SOURCE.parent / "checkpoints" / f"scan-{name}.so"
     if not built.is_file():
         built.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-            new = Path(folder) / built.name
-            subprocess.run([*command, str(SOURCE), "-o", str(new), "-lm"], check=True)
+            new, compiled = Path(folder) / built.name, Path(folder) / "scan.o"
+            subprocess.run([*command, str(SOURCE), "-o", str(compiled)], check=True)
+            # A link with -ffast-math would make the library, when loaded, flush subnormal numbers of all of Python.
+            subprocess.run([compiler, *link, str(compiled), "-o", str(new), "-lm"], check=True)
             new.replace(built)
     return ctypes.CDLL(str(built))
 
