@@ -47,9 +47,8 @@ def initial_model(seed: int) -> VideoGPT:
     residual = (2 * model.config.text.layers) ** -0.5
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if "dt_proj" in name and name.endswith(
-                "bias"
-            ):  # Mamba's: time steps of 0.001 to 0.1, evenly by their logarithm
+            if "dt_proj" in name and name.endswith("bias"):
+                # Mamba's: time steps of 0.001 to 0.1, evenly by their logarithm
                 p.copy_(torch.exp(torch.empty_like(p).uniform_(math.log(1e-3), math.log(1e-1))).expm1().log())
             elif name.endswith("bias"):
                 p.zero_()
@@ -122,8 +121,7 @@ class Reports:
 def gradients(
     trainee: Trainee, stage: Stage, batch: Batch, bf16: bool, threads: ThreadPoolExecutor
 ) -> list[dict[str, torch.Tensor]]:
-    """Leaves the batch's gradients in the parameters and returns what to report: a share of the clips on each core,
-    which is faster than sharing every operation."""
+    """Leaves the batch's gradients in the parameters and returns what to report: a share of the clips on each core."""
     parameters = [p for p in trainee.parameters() if p.requires_grad]
 
     def of_share(share: Batch) -> tuple[tuple[torch.Tensor | None, ...], dict[str, torch.Tensor]]:
