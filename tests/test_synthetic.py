@@ -59,13 +59,15 @@ def direction(o: Object) -> str:
     return ("right" if dx > 0 else "left") if abs(dx) > abs(dy) else ("down" if dy > 0 else "up")
 
 
-def behaviour(o: Object) -> str:
+def behaviour(o: Object, what: Scene) -> str:
     there = np.flatnonzero(o.visible)
     if len(there) < FRAMES:
         return "appears" if there[-1] == FRAMES - 1 else "vanishes"
     if abs(o.radius[-1] / o.radius[0] - 1) > 0.2:
         return "grows" if o.radius[-1] > o.radius[0] else "shrinks"
     if np.hypot(*way(o)) > 0.1:
+        if any(np.allclose((o.x[-1], o.y[-1]), (other.x[0], other.y[0])) for other in what.objects):
+            return "swaps places"
         return f"moves {direction(o)}"
     return "turns around" if np.ptp(o.x) + np.ptp(o.y) > 0.1 else "stands still"
 
@@ -120,7 +122,7 @@ def solve(what: Scene, text: str) -> str:
     if text.startswith(("Is there", "Do you see")):
         return "yes" if named(what, text) else "no"
     if said("do") and text.startswith("What does"):
-        return behaviour(only(named(what, text)))
+        return behaviour(only(named(what, text)), what)
     if text.startswith("Does") and text.endswith("move?"):
         return "yes" if np.hypot(*way(only(named(what, text)))) > 0.1 else "no"
     if said("direction") or said("way") or text.startswith("Does"):
@@ -130,7 +132,7 @@ def solve(what: Scene, text: str) -> str:
     if said("shape"):
         return only(named(what, text)).shape
     o = only(list(what.objects))
-    return f"a {o.colour} {o.shape} {behaviour(o)}"
+    return f"a {o.colour} {o.shape} {behaviour(o, what)}"
 
 
 def options(question: Question) -> list[str]:

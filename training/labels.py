@@ -7,7 +7,7 @@ from mvgpt_runtime.synthetic.scenes import COLOURS, DIRECTIONS, FRAMES, SHAPES, 
 
 LOOKS = (len(COLOURS), len(SHAPES))
 DOES = (
-    *("stand", "turn", "grow", "shrink", "appear", "vanish", "flash"),
+    *("stand", "turn", "swap", "grow", "shrink", "appear", "vanish", "flash"),
     *(f"{speed} {direction}" for speed in SPEEDS for direction in DIRECTIONS),
 )
 TURNS = ("always", "first", "second", "last")

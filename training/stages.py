@@ -34,7 +34,6 @@ class Stage:
     answers: bool = False  # whether there are questions
 
 
-_HARD: tuple[Kind, ...] = ("order", "motion", "event", "order", "motion", "event", "count", "action")
 _IMAGE = ("model.image_encoder", "labels.image")
 _VIDEO = ("model.video_encoder", "labels.video")
 _PROJECTORS = ("model.image_projector", "model.video_projector")
@@ -46,7 +45,7 @@ STAGES = (
     Stage("video", 600, 8, 1e-3, _VIDEO, shown="keys"),
     Stage("scores", 400, 8, 2e-4, _IMAGE),
     Stage("tracks", 800, 8, 1.5e-3, (*_LANGUAGE, "ideal"), shown="none", kinds=KINDS[1:]),
-    Stage("reading", 700, 8, 1.2e-3, (*_LANGUAGE, "ideal"), shown="none", kinds=_HARD, answers=True),
+    Stage("reading", 700, 8, 1.2e-3, (*_LANGUAGE, "ideal"), shown="none", answers=True),
     Stage("projectors", 500, 8, 3e-3, _PROJECTORS),
-    Stage("answers", 2400, 8, 7e-4, (*_PROJECTORS, *_LANGUAGE), kinds=_HARD, answers=True),
+    Stage("answers", 2400, 8, 7e-4, (*_PROJECTORS, *_LANGUAGE), answers=True),
 )

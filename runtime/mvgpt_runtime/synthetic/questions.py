@@ -201,6 +201,7 @@ def _event(scene: Scene, rng: np.random.Generator) -> Iterator[_Draft]:
 VERBS = {
     "stand": "stands still",
     "turn": "turns around",
+    "swap": "swaps places",
     **{v: f"{v}s" for v in ("grow", "shrink", "appear")},
     "vanish": "vanishes",
     **{d: f"moves {d}" for d in DIRECTIONS},
@@ -216,8 +217,8 @@ def _action(scene: Scene, rng: np.random.Generator) -> Iterator[_Draft]:
     if len(scene.objects) == 1:
         (thing,) = scene.objects
         texts = ("What happens?", "What happens in this video?", "Describe the video.")
-        looks = len(COLOURS) * len(SHAPES)
-        yield _Draft("action", "what happens", texts, f"a {_name(thing)} {VERBS[thing.does]}", (), looks * len(VERBS))
+        choices = len(COLOURS) * len(SHAPES) * (len(VERBS) - 1)  # it takes two to swap
+        yield _Draft("action", "what happens", texts, f"a {_name(thing)} {VERBS[thing.does]}", (), choices)
     yield from _appearance(scene, rng)
 
 

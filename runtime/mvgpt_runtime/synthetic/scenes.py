@@ -40,8 +40,8 @@ MAX_SEED = 2**32
 class Plan:
     """What a question may ask about one shape.
 
-    `does`: "stand", a direction, "turn" (there and back), "grow", "shrink", "appear", "vanish" or "flash", the last
-    three at frame `at`; `speed` is that of a direction.
+    `does`: "stand", a direction, "turn" (there and back), "swap" (places with the scene's other object), "grow",
+    "shrink", "appear", "vanish" or "flash", the last three at frame `at`; `speed` is that of a direction.
     """
 
     colour: str
@@ -145,9 +145,13 @@ ACTIONS = ("stand", "turn", "grow", "shrink", "appear", "vanish", *DIRECTIONS)
 
 
 def _plan_action(rng: np.random.Generator) -> tuple[list[Plan], str]:
-    """One or two, each with something of its own to do."""
+    """One or two, each with something of its own to do, or two that swap places: of all objects, as many do one thing
+    as any other."""
+    looks = _looks(rng, int(rng.integers(1, 3)))
+    if len(looks) == 2 and rng.random() < 1.5 / (len(ACTIONS) + 1):
+        return [Plan(*look, does="swap") for look in looks], ""
     objects = []
-    for look in _looks(rng, int(rng.integers(1, 3))):
+    for look in looks:
         does = str(rng.choice(ACTIONS))
         speed = str(rng.choice(tuple(SPEEDS))) if does in DIRECTIONS else ""
         objects.append(Plan(*look, does=does, speed=speed, at=int(rng.integers(4, FRAMES - 4))))
@@ -168,7 +172,7 @@ def _place(planned: list[Plan], rng: np.random.Generator) -> tuple[Object, ...] 
     placed: list[Object] = []
     for plan in planned:
         for _ in range(12):
-            candidate = _track(plan, rng)
+            candidate = _track(plan, rng, placed)
             if candidate is not None and all(_apart(candidate, other) for other in placed):
                 placed.append(candidate)
                 break
@@ -183,7 +187,8 @@ def _apart(a: Object, b: Object) -> bool:
     return bool((distance > 1.02 * (a.radius + b.radius)).all())
 
 
-def _track(plan: Plan, rng: np.random.Generator) -> Object | None:
+def _track(plan: Plan, rng: np.random.Generator, placed: Sequence[Object]) -> Object | None:
+    """`placed`: the scene's objects that have their tracks."""
     time = np.linspace(0, 1, FRAMES)
     radius = np.full(FRAMES, rng.uniform(0.125, 0.165))
     way_x, way_y = np.zeros(FRAMES), np.zeros(FRAMES)
@@ -195,6 +200,11 @@ def _track(plan: Plan, rng: np.random.Generator) -> Object | None:
         dx, dy = DIRECTIONS[str(rng.choice(tuple(DIRECTIONS)))]
         there_and_back = rng.uniform(0.3, 0.5) * (1 - np.abs(2 * time - 1))
         way_x, way_y = there_and_back * dx, there_and_back * dy
+    elif plan.does == "swap" and placed:  # the other half of the first one's circle
+        way_x, way_y = (way[0] + way[-1] - way for way in (placed[0].x, placed[0].y))
+    elif plan.does == "swap":
+        angle = rng.uniform(0, 2 * np.pi) + rng.choice((-np.pi, np.pi)) * time
+        way_x, way_y = rng.uniform(0.18, 0.25) * np.stack([np.cos(angle), np.sin(angle)])
     elif plan.does in SCALES:
         first = rng.uniform(0.10, 0.12) if plan.does == "grow" else rng.uniform(0.17, 0.20)
         radius = first * SCALES[plan.does] ** time
@@ -209,5 +219,9 @@ def _track(plan: Plan, rng: np.random.Generator) -> Object | None:
     low_y, high_y = margin - way_y.min(), 1 - margin - way_y.max()
     if low_x > high_x or low_y > high_y:
         return None
+    if plan.does == "swap" and placed:  # nothing left to choose: both ways lead through the same two places
+        if low_x > 0 or high_x < 0 or low_y > 0 or high_y < 0:
+            return None
+        low_x = high_x = low_y = high_y = 0.0
     x, y = rng.uniform(low_x, high_x) + way_x, rng.uniform(low_y, high_y) + way_y
     return Object(**vars(plan), x=x, y=y, radius=radius, visible=visible)
