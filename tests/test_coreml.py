@@ -21,7 +21,7 @@ from mvgpt_export.parity.metrics import distance
 from mvgpt_export.quant import RECIPES
 from mvgpt_export.sources import open_source
 from mvgpt_runtime import Session, contract, video
-from mvgpt_runtime.engines.coreml import LAST_ROW, ONE_ROW, CoreMLEngine
+from mvgpt_runtime.engines.coreml import EIGHT_FRAMES, LAST_ROW, ONE_ROW, CoreMLEngine
 from mvgpt_runtime.engines.mil.program import Package, read_package
 from mvgpt_runtime.engines.program import read_program
 from mvgpt_runtime.errors import MvgptError
@@ -63,13 +63,28 @@ def test_packages_say_what_they_are(bundle: Bundle) -> None:
         spec, _ = read_package(bundle.folder / file)
         held = [name for name, info in stages.items() if info.file == file]
         functions = {f.name: f for f in spec.description.functions} or {held[0]: spec.description}
-        assert set(functions) - {name + ONE_ROW for name in held} == set(held)
+        assert set(functions) - {name + end for name in held for end in (ONE_ROW, EIGHT_FRAMES)} == set(held)
         for name in held:
             inputs = [feature.name for feature in functions[name].input]
             assert inputs[: len(contract.stage(name).inputs)] == [t.name for t in contract.stage(name).inputs]
             assert [f.name for f in functions[name].output] == [t.name for t in contract.stage(name).outputs]
         assert spec.description.metadata.author
+        assert spec.description.metadata.license == bundle.manifest.model.license != ""
         assert spec.description.metadata.versionString == str(contract.CONTRACT_VERSION)
+
+
+def test_eight_frames_at_once_give_the_features_of_each(bundle: Bundle) -> None:
+    """The last one is padding."""
+    package = Package(bundle.folder / bundle.manifest.stages["image_encoder"].file)
+    shape = package.shape("image_encoder" + EIGHT_FRAMES, "frames")
+    assert shape == (8, *package.shape("image_encoder", "frames")[1:])
+    frames = np.random.default_rng(0).integers(256, size=shape).astype(np.float32)
+    mask = np.arange(8)[::-1].clip(0, 1).astype(np.float32)
+    inputs = {"frames": frames, "frame_mask": mask}
+    (together,) = package.predict("image_encoder" + EIGHT_FRAMES, inputs).values()
+    each = [package.predict("image_encoder", {name: x[i : i + 1] for name, x in inputs.items()}) for i in range(8)]
+    expected = np.concatenate([array for outputs in each for array in outputs.values()])
+    np.testing.assert_allclose(together, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_opening_a_bundle_does_not_write_to_it(bundle: Bundle) -> None:

@@ -77,7 +77,9 @@ def test_contents(onnx_bundle: Bundle, trained: VideoGPT) -> None:
 def test_graphs_have_the_contracts_tensors_and_no_paths(onnx_bundle: Bundle) -> None:
     for stage in contract.STAGES:
         path = onnx_bundle.path(stage.name)
-        graph = onnx.load(str(path), load_external_data=False).graph
+        model = onnx.load(str(path), load_external_data=False)
+        graph = model.graph
+        assert {p.key: p.value for p in model.metadata_props}["license"] == onnx_bundle.manifest.model.license
         for values, tensors in ((graph.input, stage.inputs), (graph.output, stage.outputs)):
             named = [v for v in values if not v.name.startswith(("past_key_values.", "present."))]
             assert [v.name for v in named] == [t.name for t in tensors]

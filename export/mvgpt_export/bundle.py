@@ -150,7 +150,7 @@ def export_unit(
             report(f"trace {name}")
             for function, (inputs, shapes) in calls(name, geometry, form).items():
                 programs[function] = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-    lowered = BACKENDS[backend].lower(programs, recipe, geometry, path, report)
+    lowered = BACKENDS[backend].lower(programs, recipe, geometry, source.license, path, report)
     for name, method in lowered.methods.items():
         if backend not in delegation.ALLOWED:
             continue  # it has whole graphs compiled

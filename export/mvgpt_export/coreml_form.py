@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from mvgpt_runtime import contract
 from mvgpt_runtime.contract import Geometry
-from mvgpt_runtime.engines.coreml import CASTS, ONE_ROW
+from mvgpt_runtime.engines.coreml import CASTS, EIGHT_FRAMES, ONE_ROW
 from torch import nn
 
 from .models.qwen2 import rotary_table, rotate
@@ -26,11 +26,14 @@ would do the same, and NaN wherever a kernel subtracts it from itself."""
 def coreml_calls(
     name: str, inputs: tuple[torch.Tensor, ...], geometry: Geometry
 ) -> dict[str, tuple[torch.Tensor, ...]]:
-    """By method, a stage's inputs in CoreML's dtypes; a language stage has methods of `call_rows` rows and of one."""
+    """By method, a stage's inputs in CoreML's dtypes; a language stage has methods of `call_rows` rows and of one, the
+    image encoder of one frame and of eight."""
     tensors = contract.stage(name).inputs
     cast = tuple(
         torch.from_numpy(x.numpy().astype(CASTS.get(t.dtype, t.dtype))) for t, x in zip(tensors, inputs, strict=True)
     )
+    if name == "image_encoder":
+        return {name: cast, name + EIGHT_FRAMES: tuple(x.repeat(8, *[1] * (x.ndim - 1)) for x in cast)}
     if name not in contract.LANGUAGE_STAGES:
         return {name: cast}
     last_row = (torch.zeros(1, dtype=torch.int32),) if name == "text_decoder" else ()

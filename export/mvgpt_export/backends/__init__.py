@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from mvgpt_runtime.contract import UNITS, Geometry
 from torch.export import ExportedProgram
@@ -35,10 +37,11 @@ class LoweredUnit:
 Report = Callable[[str], None]
 """Told what is done next: lowering a language model takes minutes."""
 
-Lower = Callable[[dict[str, ExportedProgram], Recipe, Geometry, Path, Report], LoweredUnit]
-"""(exported program per stage, recipe, sizes to stamp, path, report) → what became of it.
+Lower = Callable[[dict[str, ExportedProgram], Recipe, Geometry, str, Path, Report], LoweredUnit]
+"""(exported program per stage, recipe, sizes to stamp, the weights' licence, path, report) → what became of it.
 
-It writes the file or folder `path`, or files beside it whose names begin with the unit's and a dot.
+It writes the file or folder `path`, or files beside it whose names begin with the unit's and a dot. They name the
+licence where their format has a place for it, as the manifest does in any case.
 """
 
 
@@ -58,40 +61,18 @@ class Backend:
     half: tuple[str, ...] = ()
 
 
-def _xnnpack(
-    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
-) -> LoweredUnit:
-    from . import xnnpack  # imports executorch's compiler, seconds
+def _later(module: str) -> Lower:
+    """`lower` of a module of this package, whose compiler takes seconds to import."""
 
-    return xnnpack.lower(programs, recipe, geometry, path, report)
+    def lower(*arguments: Any) -> LoweredUnit:
+        lowered: LoweredUnit = import_module(f".{module}", __package__).lower(*arguments)
+        return lowered
 
-
-def _coreml(
-    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
-) -> LoweredUnit:
-    from . import coreml  # imports coremltools, seconds
-
-    return coreml.lower(programs, recipe, geometry, path, report)
-
-
-def _coreml_delegate(
-    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
-) -> LoweredUnit:
-    from . import coreml_delegate
-
-    return coreml_delegate.lower(programs, recipe, geometry, path, report)
-
-
-def _onnx(
-    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
-) -> LoweredUnit:
-    from . import onnx
-
-    return onnx.lower(programs, recipe, geometry, path, report)
+    return lower
 
 
 _COREML = Backend(
-    _coreml,
+    _later("coreml"),
     ".mlpackage",
     ("coreml",),
     ("coremltools", "torchao"),
@@ -101,10 +82,12 @@ _COREML = Backend(
 )
 
 BACKENDS = {
-    "xnnpack": Backend(_xnnpack, ".pte", ("fused", "stock"), ("executorch", "torchao")),
+    "xnnpack": Backend(_later("xnnpack"), ".pte", ("fused", "stock"), ("executorch", "torchao")),
     "coreml": _COREML,
-    "coreml-delegate": replace(_COREML, lower=_coreml_delegate, suffix=".pte", tools=("executorch", *_COREML.tools)),
-    "onnx": Backend(_onnx, ".onnx", ("onnx",), ("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
+    "coreml-delegate": replace(
+        _COREML, lower=_later("coreml_delegate"), suffix=".pte", tools=("executorch", *_COREML.tools)
+    ),
+    "onnx": Backend(_later("onnx"), ".onnx", ("onnx",), ("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
 }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from mvgpt_runtime import contract
 from mvgpt_runtime.contract import Geometry
-from mvgpt_runtime.engines.coreml import CASTS, LAST_ROW, ONE_ROW
+from mvgpt_runtime.engines.coreml import CASTS, EIGHT_FRAMES, LAST_ROW, ONE_ROW
 from torch.export import ExportedProgram
 
 from ..quant import Recipe
@@ -36,7 +36,7 @@ _RENAMED = {
 
 
 def lower(
-    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, license: str, path: Path, report: Report
 ) -> LoweredUnit:
     """Write `programs` as the functions of one `.mlpackage`. Integer weights come in torchao's form."""
     planned = 0
@@ -44,7 +44,10 @@ def lower(
         parts = {}
         for method, program in programs.items():
             report(f"convert {method}")
-            stage, arguments = method.removesuffix(ONE_ROW), program.graph_signature.user_inputs
+            stage, arguments = (
+                method.removesuffix(ONE_ROW).removesuffix(EIGHT_FRAMES),
+                program.graph_signature.user_inputs,
+            )
             model = convert(stage, decompose(program), arguments, recipe, geometry)
             planned = max(planned, state_bytes(model))
             parts[method] = Path(scratch) / f"{method}.mlpackage"
@@ -61,15 +64,15 @@ def lower(
             ct.utils.save_multifunction(functions, str(joined))
         stages = [method for method in programs if method in contract.STAGE_NAMES]
         model = ct.models.MLModel(str(joined), skip_model_load=True)
-        describe(model, stages, geometry)
+        describe(model, stages, geometry, license)
         model.save(str(path))
         (path / DEBUG_FILE).unlink(missing_ok=True)
     return LoweredUnit({stage: LoweredMethod(1, {}) for stage in stages}, planned)
 
 
-def describe(model: Any, stages: list[str], geometry: Geometry) -> None:
+def describe(model: Any, stages: list[str], geometry: Geometry, license: str) -> None:
     model.author = "mvgpt"
-    model.license = "that of the checkpoint's weights, which the bundle's manifest names"
+    model.license = license
     model.version = str(contract.CONTRACT_VERSION)
     model.short_description = f"Mobile-VideoGPT: {', '.join(stages)}"
     model.user_defined_metadata[contract.METADATA_METHOD] = json.dumps(contract.stamp(stages, geometry))

@@ -28,7 +28,7 @@ from .coreml import TARGET, convert, decompose, describe, quiet, state_bytes
 
 
 def lower(
-    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, license: str, path: Path, report: Report
 ) -> LoweredUnit:
     """Write each of `programs` that is named as a stage as a `.pte` file, which says of itself what packages say.
 
@@ -40,7 +40,7 @@ def lower(
     for stage in stages:
         report(f"convert {stage}")
         file = path if len(stages) == 1 else path.with_suffix(f".{stage}{path.suffix}")
-        with quiet(), _converted_by_us(stage, programs[stage], recipe, geometry) as made:
+        with quiet(), _converted_by_us(stage, programs[stage], recipe, geometry, license) as made:
             edge = to_edge_transform_and_lower(
                 {stage: decompose(programs[stage])},
                 partitioner=[
@@ -70,14 +70,16 @@ def lower(
 
 
 @contextmanager
-def _converted_by_us(stage: str, program: ExportedProgram, recipe: Recipe, geometry: Geometry) -> Iterator[list[Any]]:
+def _converted_by_us(
+    stage: str, program: ExportedProgram, recipe: Recipe, geometry: Geometry, license: str
+) -> Iterator[list[Any]]:
     """ExecuTorch's own conversion knows float16 for everything or nothing, and no names. The value: what was made."""
     original, made = CoreMLBackend._convert_to_mlmodel, []
 
     def ours(edge_program: ExportedProgram, compile_specs: Any, skip_model_load: bool = True) -> Any:
         # A delegate's inputs may come in another order, under the same names.
         model = convert(stage, edge_program, program.graph_signature.user_inputs, recipe, geometry)
-        describe(model, [stage], geometry)
+        describe(model, [stage], geometry, license)
         made.append(model)
         return model
 

@@ -25,7 +25,7 @@ ALIGNMENT = 4096  # a page: runtimes map the file
 
 
 def lower(
-    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, license: str, path: Path, report: Report
 ) -> LoweredUnit:
     """Write a model per stage. The stages come quantized (onnx_form.py)."""
     files = {name: path.name if len(programs) == 1 else f"{path.stem}.{name}{path.suffix}" for name in programs}
@@ -38,6 +38,7 @@ def lower(
         _rename(model.graph.outputs, stage.outputs)
         state += _expose_cache(model.graph)
         model.metadata_props[contract.METADATA_METHOD] = json.dumps(contract.stamp([name], geometry))
+        model.metadata_props["license"] = license
     report("write")
     _store_apart(models.values(), path.with_name(path.name + DATA_SUFFIX))
     for name, model in models.items():

@@ -25,7 +25,7 @@ from . import LoweredMethod, LoweredUnit, Report
 
 
 def lower(
-    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, path: Path, report: Report
+    programs: dict[str, ExportedProgram], recipe: Recipe, geometry: Geometry, license: str, path: Path, report: Report
 ) -> LoweredUnit:
     """Write `programs` as the methods of one `.pte` file. They come quantized: the partitioner reads torchao's form."""
     report("decompose")

@@ -26,6 +26,9 @@ from .program import read_payloads
 
 ONE_ROW = "_1"
 """Ends the name of a language stage's function for a single row; the one called as the stage takes many."""
+EIGHT_FRAMES = "_8"
+"""Ends the name of the image encoder's function for eight frames, for hosts that have them at once. This engine calls
+the one for a single frame, as a host of a live video does."""
 LAST_ROW = "last_row"
 """Input of the text decoder besides the contract's: int32 [1], the last row that is no padding."""
 CASTS = {"uint8": np.float32, "int64": np.int32}
