@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from mvgpt_export import bundle
 from mvgpt_export.backends import xnnpack
-from mvgpt_export.bundle import export_unit
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.quant import RECIPES
 from mvgpt_export.random_weights import random_model
@@ -16,10 +16,10 @@ from mvgpt_export.sources import Source
 from mvgpt_runtime.contract import LANGUAGE_STAGES
 
 
-def test_leaving_out_idle_passes_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doing_less_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = NAMED_CONFIGS["tiny"]
-    config = dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, layers=2))
-    source, geometry = Source("two layers", "none", random_model(config), None), config.geometry()
+    config = dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, layers=1))
+    source, geometry = Source("one layer", "none", random_model(config), None), config.geometry()
     runs = []
     original = xnnpack.xnnpack_passes.XNNPACKPassManager.transform
 
@@ -33,13 +33,14 @@ def test_leaving_out_idle_passes_changes_no_byte(tmp_path: Path, monkeypatch: py
     def export(name: str) -> bytes:
         path = tmp_path / name
         stages = list(LANGUAGE_STAGES)
-        export_unit(source, stages, geometry, "xnnpack", RECIPES["mobile"], "fused", path, reported.append)
+        bundle.export_unit(source, stages, geometry, "xnnpack", RECIPES["mobile"], "fused", path, reported.append)
         return path.read_bytes()
 
     quick = export("quick.pte")
-    assert sum(what.startswith("delegate ") for what in reported) == len(runs) == 4
+    assert sum(what.startswith("delegate ") for what in reported) == len(runs) == 3
     few = runs.copy()
     runs.clear()
     monkeypatch.setattr(xnnpack, "_idle_passes_skipped", nullcontext)
+    monkeypatch.setattr(bundle, "without_repetition", nullcontext)
     assert export("plain.pte") == quick
     assert sum(few) == sum(runs) - len(xnnpack.IDLE_PASSES) * len(runs), "some delegate has an unexpected operator"

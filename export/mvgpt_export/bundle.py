@@ -41,6 +41,7 @@ from .samples import range_frames
 from .sources import Source, open_source, weight_digests
 from .stages import calls, default_kernels, unit_modules
 from .tokenizer import compact, special_ids
+from .tracing import without_repetition
 
 # Operators that a scheme brings with it.
 _CASTS = {HALF_ARITHMETIC: delegation.HALF_BRANCHES, HALF_TABLE: delegation.HALF_TABLE}
@@ -149,8 +150,10 @@ def export_unit(
         for name, module in modules.items():
             report(f"trace {name}")
             for function, (inputs, shapes) in calls(name, geometry, form).items():
-                programs[function] = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-    lowered = BACKENDS[backend].lower(programs, recipe, geometry, source.license, path, report)
+                with without_repetition():
+                    programs[function] = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+    with without_repetition():
+        lowered = BACKENDS[backend].lower(programs, recipe, geometry, source.license, path, report)
     for name, method in lowered.methods.items():
         if backend not in delegation.ALLOWED:
             continue  # it has whole graphs compiled
