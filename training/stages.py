@@ -47,5 +47,5 @@ STAGES = (
     Stage("tracks", 800, 8, 1.5e-3, (*_LANGUAGE, "ideal"), shown="none", kinds=KINDS[1:]),
     Stage("reading", 700, 8, 1.2e-3, (*_LANGUAGE, "ideal"), shown="none", answers=True),
     Stage("projectors", 500, 8, 3e-3, _PROJECTORS),
-    Stage("answers", 2400, 8, 7e-4, (*_PROJECTORS, *_LANGUAGE), answers=True),
+    Stage("answers", 2100, 8, 7e-4, (*_PROJECTORS, *_LANGUAGE), answers=True),
 )
