@@ -43,7 +43,10 @@ def export(
         Manifest.model_construct(  # unlike the constructor, it takes a part of the fields
             backend=backend,
             geometry=contract.geometry_dict(geometry),
-            stages={s: StageInfo(file=name, method=s, backend=backend, delegates=0, undelegated={}) for s in stages},
+            stages={
+                s: StageInfo(file=name, method=s, backend=backend, delegates=m.delegates, undelegated=m.undelegated)
+                for s, m in lowered.methods.items()
+            },
             files={name: FileInfo(sha256="0" * 64, bytes=size, operators=lowered.operators)},
         ),
     )

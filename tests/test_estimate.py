@@ -121,7 +121,8 @@ def test_recipes_change_arithmetic_and_bytes_only(
 
     def plan(name: str) -> Plan:
         path = tmp_path / f"{name}.pte"
-        export_unit(source, stages, geometry, "xnnpack", RECIPES[name], "fused", path)
+        quick = dataclasses.replace(RECIPES[name], calibrated=False)  # weights take as many bytes, however rounded
+        export_unit(source, stages, geometry, "xnnpack", quick, "fused", path)
         return read_plans(path)[stage]
 
     whole, packed = (count(stage, plan(name), geometry, 3, 40) for name in ("fp32", recipe))

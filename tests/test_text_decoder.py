@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import slm
 import torch
 from mvgpt_export import bundle as export
-from mvgpt_export.backends import LoweredUnit
 from mvgpt_export.backends.delegation import ALLOWED
-from mvgpt_export.calibration import calibration_prompts
 from mvgpt_export.config import NAMED_CONFIGS
 from mvgpt_export.models.qwen2 import KVCache, rotary_table
 from mvgpt_export.parity.floors import limits
@@ -20,10 +19,10 @@ from mvgpt_export.parity.metrics import distance
 from mvgpt_export.quant import RECIPES, Recipe, Rule, quantize
 from mvgpt_export.random_weights import random_model
 from mvgpt_export.sources import Source
-from mvgpt_export.stages import stage_module, text_decoder
-from mvgpt_export.text_decoder import FusedAttention, TableHead
+from mvgpt_export.stages import stage_module, unit_modules
+from mvgpt_export.text_decoder import FusedAttention, TableHead, TextDecoder
 from mvgpt_runtime import MvgptError
-from mvgpt_runtime.contract import LANGUAGE_STAGES
+from mvgpt_runtime.manifest import Bundle
 from tolerances import FP32_BUNDLE
 from torch import nn
 
@@ -57,14 +56,16 @@ def expected(source: Source, rows: torch.Tensor) -> np.ndarray:
         )
 
 
-@pytest.mark.parametrize(
-    ("recipe", "kernels"), [("fp32", "stock"), ("fp16", "fused"), ("mobile", "stock"), ("mobile", "fused")]
-)
+@pytest.mark.parametrize(("recipe", "kernels"), [("fp32", "stock"), ("fp16", "fused"), ("mobile", "stock")])
 def test_logits_equal_the_eager_model(
     recipe: str, kernels: str, source: Source, rows: torch.Tensor, expected: np.ndarray, tmp_path: Path
 ) -> None:
+    check_logits(slm.export(source, RECIPES[recipe], tmp_path, kernels=kernels), recipe, rows, expected)
+
+
+def check_logits(bundle: Bundle, recipe: str, rows: torch.Tensor, expected: np.ndarray) -> None:
     """In chunks of several sizes, then again over the first pass's cache: a rewind leaves no trace."""
-    generator = slm.generator(slm.export(source, RECIPES[recipe], tmp_path, kernels=kernels))
+    generator = slm.generator(bundle)
     for _ in range(2):
         generator.rewind(0)
         parts = rows[0].split(list(CHUNKS))
@@ -78,29 +79,42 @@ def test_logits_equal_the_eager_model(
 
 
 @pytest.fixture(scope="module")
-def mobile(source: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[LoweredUnit, Path]:
-    path = tmp_path_factory.mktemp("mobile") / "slm.pte"
-    stages = list(LANGUAGE_STAGES)
-    return export.export_unit(source, stages, CONFIG.geometry(), "xnnpack", RECIPES["mobile"], "fused", path), path
+def mobile(source: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, TextDecoder]:
+    """With the module that was exported."""
+    made: list[dict[str, nn.Module]] = []
+
+    def kept(*arguments: Any) -> dict[str, nn.Module]:
+        made.append(unit_modules(*arguments))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "unit_modules", kept)
+        bundle = slm.export(source, RECIPES["mobile"], tmp_path_factory.mktemp("mobile"), kernels="fused")
+    decoder = made[0]["text_decoder"]
+    assert isinstance(decoder, TextDecoder)
+    return bundle, decoder
 
 
-def test_one_delegate_between_two_attentions(mobile: tuple[LoweredUnit, Path]) -> None:
+def test_logits_of_the_mobile_recipe(
+    mobile: tuple[Bundle, TextDecoder], rows: torch.Tensor, expected: np.ndarray
+) -> None:
+    check_logits(mobile[0], "mobile", rows, expected)
+
+
+def test_one_delegate_between_two_attentions(mobile: tuple[Bundle, TextDecoder]) -> None:
     """Whatever falls out of a delegate cuts it in two: this is what decoding speed hangs on."""
-    method, layers = mobile[0].methods["text_decoder"], CONFIG.layers("text_decoder")
+    info, layers = mobile[0].manifest.stages["text_decoder"], CONFIG.layers("text_decoder")
     allowed = ALLOWED["xnnpack"]["fused"]["text_decoder"]  # the export made sure that there is no more; is it tight?
-    assert method.delegates == allowed.delegates[0] * layers + allowed.delegates[1] == layers + 2
-    assert method.undelegated == {op: each * layers + besides for op, (each, besides) in allowed.outside.items()}
-    assert not any("aten::copy" in name or "update_cache" in name for name in mobile[0].operators)
+    assert info.delegates == allowed.delegates[0] * layers + allowed.delegates[1] == layers + 2
+    assert info.undelegated == {op: each * layers + besides for op, (each, besides) in allowed.outside.items()}
+    operators = mobile[0].manifest.files[info.file].operators
+    assert not any("aten::copy" in name or "update_cache" in name for name in operators)
 
 
-def test_embedding_and_head_are_stored_once(mobile: tuple[LoweredUnit, Path], source: Source) -> None:
-    head = text_decoder(
-        source.model, CONFIG.geometry(), "fused", RECIPES["mobile"], calibration_prompts(source)
-    ).lm_head
-    table, scales = head.get_buffer("table"), head.get_buffer("scales")
-    data = mobile[1].read_bytes()
-    assert data.count(table.numpy().tobytes()) == 1
-    assert data.count(scales.numpy().tobytes()) == 1
+def test_embedding_and_head_are_stored_once(mobile: tuple[Bundle, TextDecoder]) -> None:
+    head, data = mobile[1].lm_head, mobile[0].path("text_decoder").read_bytes()
+    for stored in (head.get_buffer("table"), head.get_buffer("scales")):
+        assert data.count(stored.numpy().tobytes()) == 1
 
 
 @pytest.mark.parametrize(

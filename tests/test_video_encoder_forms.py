@@ -60,25 +60,18 @@ def test_stock_form_needs_no_operator_of_ours(source: Source, tmp_path: Path) ->
     assert np.abs(error(source, tmp_path / "stock.pte")).max() <= FP32_BUNDLE
 
 
-@pytest.fixture(scope="module")
-def fused(source: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LoweredUnit]:
-    path = tmp_path_factory.mktemp("fused") / "fused.pte"
-    return path, lower(source, path, "fp32", "fused")
-
-
-def test_fused_form_moves_nothing(source: Source, fused: tuple[Path, LoweredUnit]) -> None:
-    path, lowered = fused
-    assert {f"{name}.out" for name in fused_scan.OPERATORS} <= set(lowered.operators)
-    undelegated = lowered.methods["video_encoder"].undelegated
-    assert undelegated["mvgpt::selective_scan.out"] == undelegated["mvgpt::causal_conv1d_silu.out"] == 6
+def test_fused_form_moves_nothing(source: Source, tiny_bundle: Bundle) -> None:
+    info = tiny_bundle.manifest.stages["video_encoder"]
+    assert {f"{name}.out" for name in fused_scan.OPERATORS} <= set(tiny_bundle.manifest.files[info.file].operators)
+    assert info.undelegated["mvgpt::selective_scan.out"] == info.undelegated["mvgpt::causal_conv1d_silu.out"] == 6
     moved = ("flip", "transpose", "permute", "split", "slice", "cat", "unsqueeze")
-    assert not [op for op in undelegated if any(word in op for word in moved)]
-    assert np.abs(error(source, path)).max() <= FP32_BUNDLE
+    assert not [op for op in info.undelegated if any(word in op for word in moved)]
+    assert np.abs(error(source, tiny_bundle.path("video_encoder"))).max() <= FP32_BUNDLE
 
 
-def test_int8_is_smaller_and_close(source: Source, fused: tuple[Path, LoweredUnit], tmp_path: Path) -> None:
+def test_int8_is_smaller_and_close(source: Source, tiny_bundle: Bundle, tmp_path: Path) -> None:
     lower(source, tmp_path / "int8.pte", "int8", "fused")
-    assert (tmp_path / "int8.pte").stat().st_size < 0.5 * fused[0].stat().st_size
+    assert (tmp_path / "int8.pte").stat().st_size < 0.5 * tiny_bundle.path("video_encoder").stat().st_size
     off = error(source, tmp_path / "int8.pte")
     frames = smooth_frames(8, GEOMETRY.image_size)
     with torch.no_grad():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from executorch.backends.xnnpack import _passes as xnnpack_passes
@@ -70,21 +71,30 @@ def _delegates_reported(report: Report) -> Iterator[None]:
         XnnpackBackend.preprocess = staticmethod(original)
 
 
-# Passes over a delegate's graph that look for other operators than these. Each retraces the graph all the same, and
-# retracing is most of what lowering takes; executorch 1.5.1 offers no way to leave them out.
-PLAIN_OPERATORS = {
-    *("aten.add.Tensor", "aten.mul.Tensor", "aten.linear.default", "aten.rsqrt.default", "aten.sigmoid.default"),
-    *("torchao.choose_qparams_affine.default", "torchao.quantize_affine.default", "torchao.dequantize_affine.default"),
+# Passes over a delegate's graph, and the operators without one of which a pass finds nothing. It retraces the graph all
+# the same, and retracing is most of what lowering takes; executorch 1.5.1 offers no way to leave passes out.
+_NORMS = {"aten.native_batch_norm.default", "aten._native_batch_norm_legit_no_training.default"}
+_COPIES = {
+    "aten._to_copy.default",
+    "dim_order_ops._to_dim_order_copy.default",
+    "dim_order_ops._clone_dim_order.default",
 }
-IDLE_PASSES = (
-    xnnpack_passes.ConvertToUpsampleBilinear2d,
-    xnnpack_passes.ConvertToSDPAPass,
-    xnnpack_passes.FuseBatchNormPass,
-    xnnpack_passes.DecomposeBatchNorm,
-    xnnpack_passes.DecomposeConcatenate,
-    xnnpack_passes.Conv1dUnsqueezePass,
-    xnnpack_passes.PReLUReshapePass,
-)
+_CHANNELS_LAST = {  # copies are put around them
+    *("aten.convolution.default", "aten.upsample_bilinear2d.vec", "aten.mean.dim", "aten.max_pool2d.default"),
+    *("aten.amax.default", "aten.max.dim", "aten.avg_pool2d.default", "aten.prelu.default"),
+}
+SOUGHT: dict[Any, set[str]] = {
+    xnnpack_passes.ConvertToUpsampleBilinear2d: {"aten.upsample_bilinear2d.vec"},
+    xnnpack_passes.ConvertToSDPAPass: {"aten.mul.Scalar"},
+    xnnpack_passes.FuseBatchNormPass: _NORMS,
+    xnnpack_passes.DecomposeBatchNorm: _NORMS,
+    xnnpack_passes.FuseActivationPass: {"aten.relu.default", "aten.hardtanh.default"},
+    xnnpack_passes.DecomposeConcatenate: {"aten.cat.default"},
+    xnnpack_passes.InsertPadQDQPass: {"aten.constant_pad_nd.default"},
+    xnnpack_passes.Conv1dUnsqueezePass: {"aten.convolution.default"},
+    xnnpack_passes.PReLUReshapePass: {"aten._prelu_kernel.default"},
+    xnnpack_passes.RemoveRedundantCopyPass: _COPIES | _CHANNELS_LAST,
+}
 
 
 @contextmanager
@@ -93,10 +103,8 @@ def _idle_passes_skipped() -> Iterator[None]:
     original = xnnpack_passes.XNNPACKPassManager.transform
 
     def transform(self: xnnpack_passes.XNNPACKPassManager) -> ExportedProgram:
-        nodes = self.exported_program.graph.nodes
-        called = {_operator(node.target) for node in nodes if node.op == "call_function"} - {"getitem"}
-        if called <= PLAIN_OPERATORS:
-            self.passes = [p for p in self.passes if p not in IDLE_PASSES]
+        called = {_operator(node.target) for node in self.exported_program.graph.nodes if node.op == "call_function"}
+        self.passes = [p for p in self.passes if p not in SOUGHT or called & SOUGHT[p]]
         return original(self)
 
     xnnpack_passes.XNNPACKPassManager.transform = transform
