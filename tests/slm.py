@@ -44,8 +44,10 @@ def export(
             backend=backend,
             geometry=contract.geometry_dict(geometry),
             stages={
-                s: StageInfo(file=name, method=s, backend=backend, delegates=m.delegates, undelegated=m.undelegated)
-                for s, m in lowered.methods.items()
+                s: StageInfo(
+                    file=name, method=s, backend=backend, delegates=made.delegates, undelegated=made.undelegated
+                )
+                for s, made in ((s, lowered.methods[s]) for s in stages)
             },
             files={name: FileInfo(sha256="0" * 64, bytes=size, operators=lowered.operators)},
         ),
