@@ -44,10 +44,8 @@ def lower(
         parts = {}
         for method, program in programs.items():
             report(f"convert {method}")
-            stage, arguments = (
-                method.removesuffix(ONE_ROW).removesuffix(EIGHT_FRAMES),
-                program.graph_signature.user_inputs,
-            )
+            stage = method.removesuffix(ONE_ROW).removesuffix(EIGHT_FRAMES)
+            arguments = program.graph_signature.user_inputs
             model = convert(stage, decompose(program), arguments, recipe, geometry)
             planned = max(planned, state_bytes(model))
             parts[method] = Path(scratch) / f"{method}.mlpackage"
