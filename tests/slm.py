@@ -37,7 +37,7 @@ def export(
     geometry = dataclasses.replace(source.model.config.geometry(), max_context=CONTEXT)
     stages, name = list(contract.LANGUAGE_STAGES), contract.stage("text_decoder").unit + BACKENDS[backend].suffix
     lowered = export_unit(source, stages, geometry, backend, recipe, kernels or default_kernels(), folder / name)
-    size = (folder / name).stat().st_size
+    size, m = (folder / name).stat().st_size, lowered.methods
     return Bundle(
         folder,
         Manifest.model_construct(  # unlike the constructor, it takes a part of the fields
@@ -45,9 +45,9 @@ def export(
             geometry=contract.geometry_dict(geometry),
             stages={
                 s: StageInfo(
-                    file=name, method=s, backend=backend, delegates=made.delegates, undelegated=made.undelegated
+                    file=name, method=s, backend=backend, delegates=m[s].delegates, undelegated=m[s].undelegated
                 )
-                for s, made in ((s, lowered.methods[s]) for s in stages)
+                for s in stages
             },
             files={name: FileInfo(sha256="0" * 64, bytes=size, operators=lowered.operators)},
         ),

@@ -31,8 +31,12 @@ def refused(*args: object) -> str:
     result = run(*args)
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    before, error, message = result.stderr.partition("error: ")
+    return error_of(result.stderr)
+
+
+def error_of(stderr: str) -> str:
+    assert "Traceback" not in stderr
+    before, error, message = stderr.partition("error: ")
     assert error
     assert all(line.startswith("[") for line in before.splitlines())  # only progress
     return message
@@ -120,7 +124,7 @@ def test_bad_input(tiny_bundle: Bundle, sample_clip: Path, tmp_path: Path) -> No
         result = CliRunner().invoke(cli.app, [str(argument) for argument in args])
         assert isinstance(result.exception, SystemExit), result.exception
         assert (result.exit_code, result.stdout) == (2, ""), message
-        assert message in result.stderr.removeprefix("error: "), result.stderr
+        assert message in error_of(result.stderr)
 
 
 @pytest.mark.parametrize("args", [["ask"], ["export", "tiny"], ["nonsense"], ["inspect", "--what"]])
