@@ -1,4 +1,5 @@
-"""Stages as CoreML wants them: its dtypes, shapes that do not vary, and a KV cache in states, which are float16 there.
+"""Stages as CoreML wants them: its dtypes, shapes that do not vary, attention that device compilers have no wrong kernel
+for, and a KV cache in states, which are float16 there.
 
 A call takes a fixed number of rows, of which the last ones may be padding: `last_row` says which is the last real one.
 Padding is written to the cache too, where no real row sees it and the next call's rows replace it; so the states have
@@ -14,6 +15,7 @@ from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.engines.coreml import CASTS, EIGHT_FRAMES, ONE_ROW
 from torch import nn
 
+from .models.clip import Attention
 from .models.qwen2 import rotary_table, rotate
 from .quant import Recipe
 from .text_decoder import Layer, TextDecoder
@@ -39,6 +41,30 @@ def coreml_calls(
     last_row = (torch.zeros(1, dtype=torch.int32),) if name == "text_decoder" else ()
     methods = {name: call_rows(geometry), name + ONE_ROW: 1}
     return {method: (cast[0][:, :rows], *cast[1:], *last_row) for method, rows in methods.items()}
+
+
+class FramesAttention(nn.Module):
+    """The image encoder's attention with frames and heads in dimensions of their own, at most eight frames in the first.
+
+    Apple's compiler fuses products around a softmax, and its GPU kernel is wrong where the first of their dimensions is
+    10 or more (coremltools #2650): twelve heads must not be there.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.heads, self.head_dim = attention.heads, attention.head_dim
+        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
+        self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [frames, tokens, width] → the same shape."""
+
+        def heads(y: torch.Tensor) -> torch.Tensor:
+            return y.reshape(*y.shape[:2], self.heads, self.head_dim).transpose(1, 2)
+
+        q, k, v = heads(self.q_proj(x) * self.head_dim**-0.5), heads(self.k_proj(x)), heads(self.v_proj(x))
+        context = torch.softmax(q @ k.transpose(2, 3), dim=-1) @ v
+        return self.out_proj(context.transpose(1, 2).reshape(x.shape))
 
 
 def call_rows(geometry: Geometry) -> int:

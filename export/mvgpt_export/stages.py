@@ -19,7 +19,8 @@ from torch.export import Dim
 
 from .backends import Report
 from .calibration import Calibration
-from .coreml_form import ByteTableEmbedding, ByteTableHead, coreml_calls, stateful
+from .coreml_form import ByteTableEmbedding, ByteTableHead, FramesAttention, coreml_calls, stateful
+from .models.clip import Attention
 from .models.norm import RMSNorm
 from .models.patches import PatchEmbedding, PatchLinear
 from .models.video_gpt import VideoGPT
@@ -93,6 +94,7 @@ FORMS = {
         _stock_mixer,
         CachedAttention,
         ByteTableHead,
+        {Attention: FramesAttention},
         store=store_for_coreml,
         weights_only=True,
         calls=coreml_calls,
