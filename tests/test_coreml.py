@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
+import coremltools as ct
 import numpy as np
 import pytest
 import torch
@@ -21,7 +24,9 @@ from mvgpt_export.parity.metrics import distance
 from mvgpt_export.quant import RECIPES
 from mvgpt_export.sources import open_source
 from mvgpt_runtime import Session, contract, video
-from mvgpt_runtime.engines.coreml import EIGHT_FRAMES, LAST_ROW, ONE_ROW, CoreMLEngine
+from mvgpt_runtime.bench.measure import measure
+from mvgpt_runtime.engines import zero_inputs
+from mvgpt_runtime.engines.coreml import EIGHT_FRAMES, LAST_ROW, ONE_ROW, UNITS_VARIABLE, CoreMLEngine
 from mvgpt_runtime.engines.mil.program import Package, read_package
 from mvgpt_runtime.engines.program import read_program
 from mvgpt_runtime.errors import MvgptError
@@ -114,6 +119,64 @@ def test_rows_in_any_pieces_give_the_same_logits(bundle: Bundle, start: int) -> 
 
     whole = run([rows.shape[1]])
     np.testing.assert_allclose(run([5, *[1] * 3, rows.shape[1] - 8]), whole, atol=1e-4 * np.abs(whole).max())
+
+
+def test_attention_keeps_clear_of_a_wrong_kernel(bundle: Bundle) -> None:
+    """Apple's GPU kernel of products around a softmax, wherever they come from, is wrong from 10 on in the first
+    dimension (coremltools #2650)."""
+    for file in {info.file for info in bundle.manifest.stages.values() if info.backend == "coreml"}:
+        for function in Package(bundle.folder / file)._functions.values():
+            for op, _ in function._steps:
+                assert op.op_type != "scaled_dot_product_attention"
+                assert op.op_type != "softmax" or op.outputs[0].shape[0] < 10
+
+
+class Evaluated:
+    """coremltools' model on a Mac, with the evaluator for Apple's runtime."""
+
+    loaded: ClassVar[list[tuple[str | None, str]]] = []
+    packages: ClassVar[dict[str, Package]] = {}
+
+    def __init__(self, path: str, *, compute_units: ct.ComputeUnit, function_name: str | None) -> None:
+        self.loaded.append((function_name, compute_units.name))
+        self.path, self.function = path, function_name or "main"
+
+    def make_state(self) -> Package:
+        return Package(Path(self.path))
+
+    def predict(self, inputs: dict[str, np.ndarray], state: Package | None = None) -> dict[str, np.ndarray]:
+        package = state or self.packages.setdefault(self.path, Package(Path(self.path)))
+        return package.predict(self.function, inputs)
+
+
+def test_what_a_mac_is_asked_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions, compute units, and one KV cache for both functions of the text decoder."""
+    rows = np.random.default_rng(0).standard_normal((1, 5, bundle.geometry.hidden_size), np.float32)
+
+    def answers() -> Iterator[np.ndarray]:
+        engine = CoreMLEngine(bundle)
+        yield from engine.run("image_projector", zero_inputs("image_projector", bundle.geometry))
+        yield from engine.run("text_decoder", [rows[:, :4], np.array([0])])
+        yield from engine.run("text_decoder", [rows[:, 4:], np.array([4])])
+
+    expected = list(answers())
+    monkeypatch.setattr("mvgpt_runtime.engines.coreml.sys.platform", "darwin")
+    monkeypatch.setattr("coremltools.models.MLModel", Evaluated)
+    monkeypatch.setattr(Evaluated, "loaded", [])
+    monkeypatch.setenv(UNITS_VARIABLE, "cpu_only")
+    for got, wanted in zip(answers(), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert Evaluated.loaded == [(name, "CPU_ONLY") for name in (None, "text_decoder", "text_decoder" + ONE_ROW)]
+
+
+def test_compute_units_that_are_none(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(UNITS_VARIABLE, "ane")
+    with pytest.raises(MvgptError, match=UNITS_VARIABLE) as refused:
+        Session(bundle).engine.load("frame_scorer")
+    assert refused.value.got == "ane"
+    monkeypatch.setenv(UNITS_VARIABLE, "cpu_only")
+    with pytest.raises(MvgptError, match="do not tell compute units apart"):
+        measure(bundle)
 
 
 def test_positions_outside_the_cache_are_refused(bundle: Bundle, trained_bundle: Bundle) -> None:

@@ -1,5 +1,5 @@
-"""Stages as CoreML wants them: its dtypes, shapes that do not vary, attention that device compilers have no wrong kernel
-for, and a KV cache in states, which are float16 there.
+"""Stages as CoreML wants them: its dtypes, shapes that do not vary, attention that keeps clear of a wrong kernel, and a
+KV cache in states, which are float16 there.
 
 A call takes a fixed number of rows, of which the last ones may be padding: `last_row` says which is the last real one.
 Padding is written to the cache too, where no real row sees it and the next call's rows replace it; so the states have
@@ -44,7 +44,7 @@ def coreml_calls(
 
 
 class FramesAttention(nn.Module):
-    """The image encoder's attention with frames and heads in dimensions of their own, at most eight frames in the first.
+    """The image encoder's attention with frames and heads in dimensions of their own; there are at most eight frames.
 
     Apple's compiler fuses products around a softmax, and its GPU kernel is wrong where the first of their dimensions is
     10 or more (coremltools #2650): twelve heads must not be there.

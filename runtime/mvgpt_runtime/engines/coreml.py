@@ -8,6 +8,7 @@ go in as float32, ids and positions as int32, and rows in calls of as many as a 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +30,26 @@ ONE_ROW = "_1"
 EIGHT_FRAMES = "_8"
 """Ends the name of the image encoder's function for eight frames, for hosts that have them at once. This engine calls
 the one for a single frame, as a host of a live video does."""
+UNITS_VARIABLE = "MVGPT_COMPUTE_UNITS"
+"""Environment variable with one of COMPUTE_UNITS, for a Mac whose GPU or Neural Engine gives other numbers."""
+COMPUTE_UNITS = ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only")
 LAST_ROW = "last_row"
 """Input of the text decoder besides the contract's: int32 [1], the last row that is no padding."""
 CASTS = {"uint8": np.float32, "int64": np.int32}
 """By the contract's dtype, what CoreML has instead. All values that occur are exact in it."""
+
+
+def compute_units() -> str:
+    """What Apple's runtime may use, one of COMPUTE_UNITS; the evaluator knows no difference."""
+    chosen = os.environ.get(UNITS_VARIABLE, COMPUTE_UNITS[0])
+    if chosen not in COMPUTE_UNITS:
+        raise MvgptError(
+            f"{UNITS_VARIABLE} names no compute units",
+            stage="bundle",
+            expected=", ".join(COMPUTE_UNITS),
+            got=chosen,
+        )
+    return chosen
 
 
 class Model(Protocol):
@@ -49,13 +66,13 @@ class CoreMLEngine:
     """See `Engine`. `threads` has no meaning: CoreML chooses, and so does torch."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        self._bundle = bundle
+        self._bundle, self._units = bundle, compute_units()
         self._models: dict[str, Model] = {}  # by package
 
     def load(self, stage: str) -> None:
         file = self._bundle.manifest.stages[stage].file
         if file not in self._models:
-            model = _open(self._bundle.file(file))
+            model = _open(self._bundle.file(file), self._units)
             check_stamp(self._bundle, file, model.stamp)
             self._models[file] = model
 
@@ -106,13 +123,13 @@ class CoreMLEngine:
         return [np.asarray(outputs[t.name]).astype(t.dtype) for t in contract.stage(stage).outputs]
 
 
-def _open(path: Path) -> Model:
+def _open(path: Path, units: str) -> Model:
     try:
         _import_quietly()
         if path.suffix == ".pte":
-            return Delegate(path)
+            return Delegate(path, units)
         if sys.platform == "darwin":
-            return AppleModel(path)
+            return AppleModel(path, units)
         from .mil.program import Package
 
         return Package(path)
@@ -125,9 +142,9 @@ def _open(path: Path) -> Model:
 class Delegate:
     """The package inside a `.pte` file that is one CoreML delegate."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, units: str) -> None:
         self._folder = TemporaryDirectory()
-        self._model = _open(unpack(path, Path(self._folder.name)))
+        self._model = _open(unpack(path, Path(self._folder.name)), units)
         self.stamp = self._model.stamp
         self.shape, self.predict = self._model.shape, self._model.predict
 
@@ -156,9 +173,13 @@ def _import_quietly() -> None:
 
 
 class AppleModel:
-    """A package in Apple's runtime. Written against coremltools' documentation and not run: there was no Mac."""
+    """A package in Apple's runtime. Written against coremltools' documentation and not run: there was no Mac.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        units: of COMPUTE_UNITS.
+    """
+
+    def __init__(self, path: Path, units: str) -> None:
         from .mil.program import read_package, stamp
 
         spec, _ = read_package(path)
@@ -167,6 +188,7 @@ class AppleModel:
         self._folder = TemporaryDirectory()  # coremltools writes to a package that it opens
         self._path = Path(self._folder.name) / path.name
         shutil.copytree(path, self._path)
+        self._units = units
         self._models: dict[str, Any] = {}  # by function
         self._state: Any = None
 
@@ -177,9 +199,14 @@ class AppleModel:
     def predict(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         name = self._name(function)
         if name not in self._models:
+            from coremltools import ComputeUnit
             from coremltools.models import MLModel
 
-            self._models[name] = MLModel(str(self._path), function_name=None if name == "main" else name)
+            self._models[name] = MLModel(
+                str(self._path),
+                compute_units=ComputeUnit[self._units.upper()],
+                function_name=None if name == "main" else name,
+            )
         if not self._described[name].state:
             return dict(self._models[name].predict(dict(inputs)))
         if self._state is None:  # one for all functions, which declare the same states
