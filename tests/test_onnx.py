@@ -72,6 +72,9 @@ def test_contents(onnx_bundle: Bundle, trained: VideoGPT) -> None:
     cache = 2 * 4 * text.layers * text.kv_heads * text.head_dim * manifest.sizes.max_context
     assert sum(f.planned_bytes for f in manifest.files.values()) == cache
     assert manifest.bytes_of("text_decoder") == sum(manifest.files[f].bytes for f in {*language, "slm.onnx.data"})
+    # Embedding and head are one table: another would be more than the rotary tables and paddings.
+    weights = 4 * sum(p.numel() for p in trained.language_model.parameters())
+    assert manifest.files["slm.onnx.data"].bytes - weights < 4 * text.vocab_size * text.hidden_size
 
 
 def test_graphs_have_the_contracts_tensors_and_no_paths(onnx_bundle: Bundle) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from mvgpt_runtime.contract import Geometry
 from torch import nn
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
 from .config import Qwen2Config
 from .models.norm import RMSNorm
 from .models.qwen2 import rotary_table
-from .quant import check_groups, store_in_half
+from .quant import Recipe, check_groups, store_in_half
 from .rounding import LOWEST, round_groups
-from .text_decoder import CachedAttention
+from .text_decoder import CachedAttention, TextDecoder
 
 
 class OnnxRMSNorm(nn.Module):
@@ -66,6 +67,26 @@ class OnnxAttention(CachedAttention):
             version=1,
         )[0]
         return context[:, -m:]
+
+
+class RowLinear(nn.Module):
+    """The head. Of one row without the leading dimension it becomes Gemm, which reads weights as the embedding has
+    them, so that those of a tied model are stored once; MatMul would want them transposed."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [1, 1, hidden] → logits [1, 1, vocab]."""
+        return self.linear(x[0]).unsqueeze(0)
+
+
+def with_row_head(decoder: TextDecoder, geometry: Geometry, recipe: Recipe) -> TextDecoder:
+    """A form's `decoder`: the head as it is, or as a `RowLinear` where its weights are floats."""
+    if isinstance(decoder.lm_head, nn.Linear):
+        decoder.lm_head = RowLinear(decoder.lm_head)
+    return decoder
 
 
 def store_for_onnx(module: nn.Module, name: str, scheme: str, moment: torch.Tensor | None) -> None:

@@ -26,7 +26,15 @@ from .models.patches import PatchEmbedding, PatchLinear
 from .models.video_gpt import VideoGPT
 from .models.videomamba import Block, Mixer, VideoMamba
 from .norms import DelegatedLayerNorm, DelegatedRMSNorm
-from .onnx_form import NibbleEmbedding, NibbleLinear, OnnxAttention, OnnxByteEmbedding, OnnxRMSNorm, store_for_onnx
+from .onnx_form import (
+    NibbleEmbedding,
+    NibbleLinear,
+    OnnxAttention,
+    OnnxByteEmbedding,
+    OnnxRMSNorm,
+    store_for_onnx,
+    with_row_head,
+)
 from .ops.selective_scan import selective_scan_stock
 from .quant import HALVES, Recipe, Store, quantize, store_for_coreml, store_for_xnnpack
 from .text_decoder import (
@@ -71,7 +79,7 @@ class Form:
     weights_only: bool = False
     # Of a stage's example inputs, if it is traced otherwise than once and in the contract's shapes: by method, inputs.
     calls: Callable[[str, Inputs, Geometry], dict[str, Inputs]] | None = None
-    # What becomes of the language model, quantized, for a KV cache of another kind.
+    # What becomes of the language model, quantized.
     decoder: Callable[[TextDecoder, Geometry, Recipe], nn.Module] | None = None
 
 
@@ -108,6 +116,7 @@ FORMS = {
         store=store_for_onnx,
         table=NibbleEmbedding,
         byte_table=OnnxByteEmbedding,
+        decoder=with_row_head,
     ),
 }
 
