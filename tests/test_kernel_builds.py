@@ -78,7 +78,7 @@ def check_output(command: list[str]) -> str:
     return done.stdout
 
 
-SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+SANITIZERS = ["-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
 
 
 @pytest.mark.parametrize("lanes", [1, 4, 8, 16])
