@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from coremltools.converters.mil.mil import Builder as mb
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mvgpt_runtime.engines.mil.operators import OPERATORS
-from mvgpt_runtime.engines.mil.program import STATE_OPERATORS, Package
+from mvgpt_runtime.engines.mil.program import STATE_OPERATORS, Package, read_package
+from mvgpt_runtime.engines.mil.weights import mapped_weights
 from mvgpt_runtime.errors import MvgptError
 
 # float16's step is 2⁻¹¹; float32 sums go in another order.
@@ -238,3 +244,83 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
     assert "cumsum" not in {*OPERATORS, *STATE_OPERATORS}
     with pytest.raises(MvgptError, match=r"cannot evaluate[\s\S]*cumsum"):
         Package(save(program, tmp_path / "other.mlpackage"))
+
+
+# --- weights, which stay in the file ----------------------------------------------------------------------------------
+
+STORED = {
+    "float32": numbers(64, 33),
+    "float16": numbers(64, 33, dtype=np.float16),
+    "int8": whole(64, 33, low=-128, high=127).astype(np.int8),
+    "uint8": whole(64, 33, low=0, high=255).astype(np.uint8),
+    "uint16": whole(64, 33, low=0, high=65535).astype(np.uint16),
+    "int32": whole(64, 33, low=-(2**31), high=2**31 - 1),
+    "int4": whole(64, 34, low=-8, high=7).astype(ct.converters.mil.mil.types.np_int4_dtype),
+}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nothing but constants."""
+
+    @mb.program(input_specs=[mb.TensorSpec((1,))], opset_version=ct.target.iOS18)
+    def program(x: Any) -> Any:
+        outputs = [mb.identity(x=x)]
+        for name, value in STORED.items():
+            constant = mb.const(val=value, name=name)
+            if name in ("float32", "float16", "int32"):
+                outputs.append(mb.identity(x=constant))
+            elif name == "uint16":
+                outputs.append(mb.cast(x=constant, dtype="int32"))
+            else:
+                scale = np.ones((value.shape[0], 1), np.float32)
+                outputs.append(mb.identity(x=mb.constexpr_blockwise_shift_scale(data=constant, scale=scale)))
+        return tuple(outputs)
+
+    return save(program, tmp_path_factory.mktemp("stored") / "stored.mlpackage")
+
+
+def constants(package: Path, *, mapped: bool) -> list[np.ndarray]:
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    spec, weights = read_package(package)
+    with mapped_weights() if mapped else nullcontext():
+        program = load(spec, spec.specificationVersion, file_weights_dir=str(weights))
+    values = [op.outputs[0].val for op in program.functions["main"].operations if op.op_type == "const"]
+    return [value for value in values if np.size(value) > 1000]
+
+
+def test_weights_are_those_that_coremltools_reads(stored: Path) -> None:
+    both = constants(stored, mapped=True), constants(stored, mapped=False)
+    for (name, value), ours, theirs in zip(STORED.items(), *both, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(theirs, value)
+        np.testing.assert_array_equal(ours, value)
+        root: Any = ours
+        while isinstance(root, np.ndarray) and root.base is not None:
+            root = root.base
+        assert isinstance(root, mmap.mmap) == (name != "int4")
+
+
+@given(place=st.integers(0, 2**13), damaged=st.sampled_from(("cut", "flipped")))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_weight_file(stored: Path, tmp_path: Path, place: int, damaged: str) -> None:
+    """Is refused as a package, or is one with other numbers."""
+    copy = tmp_path / "copy.mlpackage"
+    shutil.copytree(stored, copy, dirs_exist_ok=True)
+    file = read_package(copy)[1] / "weight.bin"
+    data = bytearray(file.read_bytes())
+    data = data[:place] if damaged == "cut" else data
+    if damaged == "flipped":
+        data[place] ^= 255
+    file.write_bytes(data)
+    why = refusal(copy)
+    assert why == "copy.mlpackage cannot be read as a CoreML package" or (damaged == "flipped" and not why)
+
+
+def refusal(package: Path) -> str:
+    try:
+        Package(package)
+    except MvgptError as e:
+        return e.what
+    return ""

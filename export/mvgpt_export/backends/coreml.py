@@ -19,6 +19,7 @@ import torch
 from mvgpt_runtime import contract
 from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.engines.coreml import CASTS, EIGHT_FRAMES, LAST_ROW, ONE_ROW
+from mvgpt_runtime.engines.mil.weights import mapped_weights
 from torch.export import ExportedProgram
 
 from ..quant import Recipe
@@ -59,7 +60,8 @@ def lower(
             for method, part in parts.items():
                 functions.add_function(str(part), src_function_name="main", target_function_name=method)
             functions.default_function_name = next(iter(parts))
-            ct.utils.save_multifunction(functions, str(joined))
+            with mapped_weights():  # else it holds every function's in memory
+                ct.utils.save_multifunction(functions, str(joined))
         stages = [method for method in programs if method in contract.STAGE_NAMES]
         model = ct.models.MLModel(str(joined), skip_model_load=True)
         describe(model, stages, geometry, license)

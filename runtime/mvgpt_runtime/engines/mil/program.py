@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ import torch
 from ... import contract
 from ...errors import MvgptError
 from .operators import DTYPES, OPERATORS
+from .weights import mapped_weights
 
 STATE_OPERATORS = ("read_state", "coreml_update_state")
 SUMS = ("linear", "conv")  # they compute in float32
-SHARED_BYTES = 1 << 16  # constants from this size on are looked for in other functions
 
 Values = dict[str, Any]
+Pool = dict[tuple[Any, ...], tuple[torch.Tensor, Values]]
 
 
 class Package:
@@ -34,11 +34,12 @@ class Package:
 
     def __init__(self, path: Path) -> None:
         spec, weights = read_package(path)
-        self.stamp, pool = stamp(spec), dict[tuple[Any, ...], torch.Tensor]()
+        self.stamp, pool = stamp(spec), Pool()
         try:
             from coremltools.converters.mil.frontend.milproto.load import load
 
-            program = load(spec, spec.specificationVersion, file_weights_dir=str(weights))
+            with mapped_weights():
+                program = load(spec, spec.specificationVersion, file_weights_dir=str(weights))
             self._functions = {name: Function(f, path.name, pool) for name, f in program.functions.items()}
         # coremltools' reader has no class of error of its own; these are what damaged programs make it raise.
         except (ValueError, RuntimeError, KeyError, AssertionError, NotImplementedError, OSError) as e:
@@ -64,7 +65,7 @@ class Package:
 class Function:
     """One function, as the order of its operators with what each can free afterwards."""
 
-    def __init__(self, function: Any, package: str, pool: dict[tuple[Any, ...], torch.Tensor]) -> None:
+    def __init__(self, function: Any, package: str, pool: Pool) -> None:
         self.inputs: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
         self.states: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
         for name, var in function.inputs.items():
@@ -88,8 +89,7 @@ class Function:
                     remedy="run the package on macOS, or add the operator to engines/mil/operators.py",
                 )
             elif op.op_type.startswith("constexpr_"):
-                value = OPERATORS[op.op_type](**self._arguments(op, self._constants))
-                self._constants[op.outputs[0].name] = _shared(_for_sums(op.outputs[0], value), pool)
+                self._constants[op.outputs[0].name] = _computed(op, self._arguments(op, self._constants), pool)
             else:
                 self._steps.append((op, []))
         self._plan_freeing()
@@ -184,27 +184,40 @@ def _dtype(primitive: Any) -> torch.dtype:
     return DTYPES[types.builtin_to_string(primitive)]
 
 
-def _constant(var: Any, pool: dict[tuple[Any, ...], torch.Tensor]) -> Any:
+def _constant(var: Any, pool: Pool) -> Any:
     value = var.val
     if isinstance(value, (str, np.str_)):
         return str(value)
     array = np.asarray(value)
     if array.dtype.metadata:  # coremltools marks integers of 4 bits so; they lie in 8
-        array = array.astype(array.dtype.base)
+        array = array.view(array.dtype.base)
     if array.dtype in (np.uint16, np.uint32, np.int64):
         array = array.astype(np.int32)
-    return _shared(_for_sums(var, torch.from_numpy(np.array(array))), pool)
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    if tensor.dtype == torch.float16 and _only_for_sums(var):
+        return _once(pool, ("float",), {"x": tensor}, tensor.float)
+    return tensor
 
 
-def _for_sums(var: Any, value: torch.Tensor) -> torch.Tensor:
-    """Weights that nothing reads but sums, as these want them: widened once instead of at every call."""
-    only = bool(var.child_ops) and all(op.op_type in SUMS for op in var.child_ops)
-    return value.float() if only and value.dtype == torch.float16 else value
+def _computed(op: Any, arguments: Values, pool: Pool) -> torch.Tensor:
+    """What an operator makes of constants."""
+    widened = _only_for_sums(op.outputs[0])
+
+    def compute() -> torch.Tensor:
+        value = OPERATORS[op.op_type](**arguments)
+        return value.float() if widened and value.dtype == torch.float16 else value
+
+    return _once(pool, (op.op_type, widened), arguments, compute)
 
 
-def _shared(value: torch.Tensor, pool: dict[tuple[Any, ...], torch.Tensor]) -> torch.Tensor:
-    """The same constant of another function of the package, if there is one."""
-    if value.nbytes < SHARED_BYTES:
-        return value
-    key = (value.dtype, value.shape, hashlib.blake2b(value.contiguous().numpy().data).digest())
-    return pool.setdefault(key, value)
+def _only_for_sums(var: Any) -> bool:
+    """Nothing else reads it, so it is stored as these want it: widened once instead of at every call."""
+    return bool(var.child_ops) and all(op.op_type in SUMS for op in var.child_ops)
+
+
+def _once(pool: Pool, how: tuple[Any, ...], made_of: Values, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """`make()`, or what it made of the same memory for another function of the package."""
+    key = (*how, *((name, x.data_ptr(), x.dtype, x.shape) for name, x in sorted(made_of.items())))
+    if key not in pool:
+        pool[key] = (make(), made_of)  # which has to live as long as its addresses are a key
+    return pool[key][0]
