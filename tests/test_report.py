@@ -10,25 +10,23 @@ import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
-import html5lib
 import pytest
 from bench_results import DEPTHS, make_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from mvgpt_runtime.bench.report import svg, words
+from mvgpt_runtime.bench.report import svg
 from mvgpt_runtime.bench.report.entries import MAX_RESULTS, entries
 from mvgpt_runtime.bench.report.figures import PARTS, parts, typical_run
 from mvgpt_runtime.bench.report.markdown import markdown
 from mvgpt_runtime.bench.report.page import page
 from mvgpt_runtime.bench.results import Result, read_result
 from mvgpt_runtime.errors import MvgptError
+from report_page import HTML, numbers, parse, rows, texts
 
 MVGPT = [str(Path(sys.executable).parent / "mvgpt"), "report"]
-HTML = "{http://www.w3.org/1999/xhtml}"
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -39,24 +37,6 @@ HOSTILE = [
     "\x00\x08\ud800\u202egnp.exe\u2066 W" + "W" * 2000,
     "  ",
 ]
-
-
-def parse(text: str) -> ET.Element:
-    """As a browser does, but an error where a browser would guess."""
-    return html5lib.HTMLParser(html5lib.getTreeBuilder("etree"), strict=True).parse(text)
-
-
-def texts(element: ET.Element) -> str:
-    return " ".join("".join(element.itertext()).split())
-
-
-def rows(document: ET.Element, table: str) -> list[list[str]]:
-    found = next(t for t in document.iter(f"{HTML}table") if table in t.get("class", "").split())
-    return [[texts(cell) for cell in row] for row in found.iter(f"{HTML}tr")]
-
-
-def numbers(text: str) -> list[float]:
-    return [float(n.replace(",", "")) for n in re.findall(r"[\d,]+(?:\.\d+)?(?:e[+-]\d+)?", text)]
 
 
 def three() -> list[Result]:
@@ -204,107 +184,6 @@ def test_parts_of_the_bar_are_those_of_one_run_and_add_up() -> None:
     assert widths == pytest.approx([svg.WIDE * ms / whole for ms in found.values()], abs=0.05)
 
 
-def test_outliers_and_warm_ups_are_named() -> None:
-    text = texts(parse(page([make_result(outlier=4)])))
-    assert "run 4 is an outlier in first_time_to_first_token_ms" in text
-    assert re.search(r"outlier: run 4, \d", text)
-    assert "5 counted runs after 1 warm-up" in text
-
-
-@pytest.mark.parametrize(
-    ("change", "said", "spoils"),
-    [
-        ({"protocol__version": 2}, "Protocol version: 1 (A); 2 (B).", {"faster", "slower", "larger", "smaller"}),
-        ({"protocol__prompt": "Why?"}, "First question: What happens in this video? (A); Why? (B).", {"8.6"}),
-        ({"protocol__follow_up": "Why?"}, "Second question", set()),
-        ({"protocol__video_sha256": "b" * 64}, "(A); bbbbbbbbbbbb (B).", set()),
-        ({"protocol__n_frames": 8}, "Frames: 16 (A); 8 (B).", set()),
-        ({"protocol__n_gen": 8}, "Decode steps at a depth: 32 (A); 8 (B).", set()),
-        ({"protocol__n_threads": 1}, "Threads: 4 (A); 1 (B).", set()),
-        ({"protocol__low_memory": True}, "Low memory: no (A); yes (B).", set()),
-        ({"model__bundle_sha256": "b" * 64}, "(A); bbbbbbbbbbbb (B).", set()),
-        ({"memory_metric": "rss"}, "Memory metric: PSS (A); RSS (B). Not to be compared: peak memory.", set()),
-        ({"recipe": "int8"}, "Recipe: mobile (A); int8 (B).", set()),
-        ({"repeats": 3}, "Runs: 5 counted runs after 1 warm-up (A); 3 counted runs after 1 warm-up (B).", set()),
-        ({"cold": False}, "Cold load: from the disk (A); not measured", set()),
-        ({"environment__power__low_power_mode": True}, "Low-power mode: off (A); on (B).", set()),
-    ],
-)
-def test_what_differs_is_said(change: dict[str, Any], said: str, spoils: set[str]) -> None:
-    results = [make_result(), make_result(**change)]
-    assert said in texts(parse(page(results)))
-    assert said.split(":")[0] in markdown(results)
-    assert said not in texts(parse(page([results[0]] * 2)))
-
-
-@pytest.mark.parametrize(
-    ("change", "compared"),
-    [
-        ({}, [True, True, True, True, True, True]),
-        ({"protocol__version": 2}, [False] * 6),
-        ({"protocol__prompt": "Why?"}, [False, False, False, True, True, True]),
-        ({"protocol__video_sha256": "b" * 64}, [False, False, False, True, True, True]),
-        ({"protocol__n_gen": 8}, [True, True, True, False, False, True]),
-        ({"memory_metric": "rss"}, [True, True, True, True, True, False]),
-        ({"depths": (128, 2438)}, [True, True, True, False, True, True]),
-    ],
-)
-def test_ratios_are_only_given_where_they_mean_something(change: dict[str, Any], compared: list[bool]) -> None:
-    row = rows(parse(page([make_result(), make_result(seed=5, slower=2, **change)])), "headline")[2]
-    assert [bool(re.search(r"× (slower|larger)", cell)) for cell in row[1:7]] == compared
-    if not change:
-        assert "2." in row[1].split("×")[0].split()[-1]
-
-
-def test_a_difference_within_the_spread_is_none() -> None:
-    row = rows(parse(page([make_result(seed=1), make_result(seed=1, slower=1.002)])), "headline")[2]
-    assert "same within spread" in row[1]
-
-
-def test_warnings_of_one_result() -> None:
-    said = texts(
-        parse(
-            page(
-                [
-                    make_result(
-                        repeats=2,
-                        device__kind="emulator",
-                        cold=False,
-                        environment__load_average=20.0,
-                        environment__power={
-                            "source": "battery",
-                            "battery_percent": 20,
-                            "low_power_mode": True,
-                            "governor": "powersave",
-                        },
-                        environment__thermal_after={"status": "severe", "temperature_c": None},
-                    )
-                ]
-            )
-        )
-    )
-    for part in (
-        "an emulator",
-        "only 2 counted runs",
-        "load average 20.0 on 9 cores",
-        "on battery",
-        "in low-power mode",
-        "governor powersave",
-        "from none to severe",
-        "no cold load",
-    ):
-        assert part in said, part
-
-
-def test_aggregates_that_the_runs_do_not_give_are_said_and_not_shown() -> None:
-    result = make_result()
-    faster = result.aggregates["energy_j"].model_copy(update={"median": 123456.0})
-    text = texts(parse(page([result.model_copy(update={"aggregates": result.aggregates | {"energy_j": faster}})])))
-    assert "are not what its runs give" in text
-    assert "123,456" not in text
-    assert "are not what its runs give" not in texts(parse(page([result])))
-
-
 @pytest.mark.parametrize(
     "result",
     [
@@ -364,77 +243,6 @@ def test_labels_tell_results_apart() -> None:
         "Pixel 8 · mobile · threads 4",
         "Pixel 8 · mobile · threads 2",
     ]
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of #rrggbb (WCAG 2.2)."""
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
-def contrast(a: str, b: str) -> float:
-    low, high = sorted((luminance(a), luminance(b)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_contrast_in_light_and_dark() -> None:
-    """WCAG's 4.5 for text and 3 for graphics; digits on every colour of a bar."""
-    themes = re.findall(r":root \{(.*?)\}", page([make_result()]), re.DOTALL)
-    assert len(themes) == 2
-    for theme in themes:
-        colour = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", theme))
-        for name in ("text", "quiet", "link"):
-            assert contrast(colour[name], colour["ground"]) >= 4.5, name
-        for name in ("text", "warn"):
-            assert contrast(colour[name], colour["warn-ground"]) >= 4.5, name
-        for i in range(1, 11):
-            assert contrast(colour[f"c{i}"], colour["on"]) >= 4.5, i
-            assert contrast(colour[f"c{i}"], colour["ground"]) >= 3, i
-
-
-def test_words() -> None:
-    assert [words.number(v) for v in (0, 0.4123, 5.2, 66.14, 99.96, 2416.4, 1e12)] == [
-        "0",
-        "0.412",
-        "5.20",
-        "66.1",
-        "100",
-        "2,416",
-        "1.00e+12",
-    ]
-    assert [words.duration(v) for v in (0.5, 12.3, 999.4, 999.6, 8934)] == [
-        "0.500 ms",
-        "12.3 ms",
-        "999 ms",
-        "1.00 s",
-        "8.93 s",
-    ]
-    assert [words.size(v) for v in (451e6, 999.6e6, 2.04e9)] == ["451 MB", "1.00 GB", "2.04 GB"]
-    assert words.spread(900, 1100, "ms") == "900 ms–1.10 s"
-    assert words.spread(8900, 9100, "ms") == "8.90–9.10 s"
-
-
-@given(st.floats(1e-2, 1e8))
-def test_numbers_keep_three_digits(value: float) -> None:
-    assert float(words.number(value).replace(",", "")) == pytest.approx(value, rel=0.0051, abs=0.00051)
-
-
-@given(st.floats(1e-6, 1e9), st.integers(2, 9))
-def test_ticks_are_round_and_cover(maximum: float, most: int) -> None:
-    found = svg.ticks(maximum, most, cover=True)
-    assert 2 <= len(found) <= most + 2
-    assert found[-1] >= maximum * (1 - 1e-6)
-    assert svg.ticks(maximum, most)[-1] <= maximum * (1 + 1e-6)
-
-
-@given(st.lists(st.floats(0, 200), min_size=1, max_size=12))
-def test_letters_are_spread_out_in_order(places: list[float]) -> None:
-    moved = svg.spread_out(places, 15, 0, 200)
-    assert all(b - a >= 15 - 1e-9 for a, b in pairwise(sorted(moved)))
-    assert [p for _, p in sorted(zip(places, moved, strict=True))] == sorted(moved)
-    assert min(moved) >= -1e-9
-    assert max(moved) <= 200
 
 
 # The command
