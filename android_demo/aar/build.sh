@@ -5,7 +5,7 @@
 #     ANDROID_NDK=… ANDROID_HOME=… android_demo/aar/build.sh path/to/executorch
 #
 # Needs CMake, ninja or make, a JDK 17, the Android SDK, an NDK from r27 on, and Python with what ExecuTorch's own build needs
-# (its install_requirements). Writes aar/executorch-mvgpt.aar. Not run where this was written: there is no NDK.
+# (its install_requirements). Writes aar/executorch-mvgpt.aar. Not run so far: it was written without an NDK.
 set -euo pipefail
 
 die() {

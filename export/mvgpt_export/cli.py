@@ -53,13 +53,13 @@ def export(
         ),
     ] = "xnnpack",
     recipe: Annotated[
-        str, typer.Option(help="How weights and activations are stored: `fp32`, `fp16`, `int8` or `mobile`.")
+        str, typer.Option(help="How weights and activations are stored: `fp32`, `fp16`, `int8` (not with CoreML) or `mobile`.")
     ] = "fp32",
     kernels: Annotated[
         str | None,
         typer.Option(
-            help="Of the backend xnnpack. `fused`: our own operators, which an app builds in. `stock`: any ExecuTorch "
-            "runtime, slower.",
+            help="Where XNNPACK runs a stage, which is everywhere but in `onnx`. `fused`: our own operators, which an "
+            "app builds in; `android` and `ios` take nothing else. `stock`: any ExecuTorch runtime, slower.",
             show_default="fused if compiled",
         ),
     ] = None,

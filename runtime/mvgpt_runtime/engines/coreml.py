@@ -173,7 +173,7 @@ def _import_quietly() -> None:
 
 
 class AppleModel:
-    """A package in Apple's runtime. Written against coremltools' documentation and not run: there was no Mac.
+    """A package in Apple's runtime. Written against coremltools' documentation; it never ran on a Mac.
 
     Args:
         units: of COMPUTE_UNITS.
