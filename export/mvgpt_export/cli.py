@@ -53,7 +53,10 @@ def export(
         ),
     ] = "xnnpack",
     recipe: Annotated[
-        str, typer.Option(help="How weights and activations are stored: `fp32`, `fp16`, `int8` (not with CoreML) or `mobile`.")
+        str,
+        typer.Option(
+            help="How weights and activations are stored: `fp32`, `fp16`, `int8` (not with CoreML) or `mobile`."
+        ),
     ] = "fp32",
     kernels: Annotated[
         str | None,
