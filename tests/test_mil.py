@@ -255,7 +255,7 @@ STORED = {
     "uint8": whole(64, 33, low=0, high=255).astype(np.uint8),
     "uint16": whole(64, 33, low=0, high=65535).astype(np.uint16),
     "int32": whole(64, 33, low=-(2**31), high=2**31 - 1),
-    "int4": whole(64, 34, low=-8, high=7).astype(ct.converters.mil.mil.types.np_int4_dtype),
+    "int4": whole(63, 33, low=-8, high=7).astype(ct.converters.mil.mil.types.np_int4_dtype),
 }
 
 

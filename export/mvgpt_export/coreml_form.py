@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mvgpt_runtime import contract
 from mvgpt_runtime.contract import Geometry
 from mvgpt_runtime.engines.coreml import CASTS, EIGHT_FRAMES, ONE_ROW
+from mvgpt_runtime.errors import MvgptError
 from torch import nn
 
 from .models.clip import Attention
@@ -20,6 +21,10 @@ from .models.qwen2 import rotary_table, rotate
 from .quant import Recipe
 from .text_decoder import Layer, TextDecoder
 
+WRONG_FROM = 10
+"""coremltools #2650: of attention's products, sizes of the first dimension for which the GPU's kernel is wrong."""
+STATE_MULTIPLE = 32
+"""coremltools #2631: states of which a dimension is no multiple of it fail on the Neural Engine."""
 MASKED = -3e4
 """Added to the scores of keys that a row must not see: within float16, and a softmax gives them nothing. Infinity
 would do the same, and NaN wherever a kernel subtracts it from itself."""
@@ -73,7 +78,16 @@ def call_rows(geometry: Geometry) -> int:
 
 
 def stateful(decoder: TextDecoder, geometry: Geometry, recipe: Recipe) -> nn.Module:
+    if decoder.config.kv_heads >= WRONG_FROM:
+        raise MvgptError(
+            "CoreML's GPU attention is wrong with so many key/value heads",
+            stage="text_decoder",
+            expected=f"fewer than {WRONG_FROM}",
+            got=decoder.config.kv_heads,
+            remedy="export with another backend",
+        )
     positions = geometry.max_context + call_rows(geometry) - 1
+    positions += -positions % STATE_MULTIPLE
     return StatefulDecoder(decoder, positions, exact=not recipe.half_kv_cache).eval()
 
 

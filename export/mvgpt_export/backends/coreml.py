@@ -26,6 +26,8 @@ from ..quant import Recipe
 from . import LoweredMethod, LoweredUnit, Report
 
 TARGET = ct.target.iOS18  # the first with states, functions and weights of 4 bits
+# What computes on the language model's residual stream: sums, norms, the last layer's choice of a row.
+RESIDUAL = ("add", "mul", "reduce_mean", "rsqrt", "gather")
 DEBUG_FILE = "executorch_debug_handle_mapping.json"  # coremltools leaves it in packages made of exported programs
 # Operators by which Python's & and | are traced, which coremltools has under these names only.
 _RENAMED = {
@@ -133,7 +135,7 @@ def _precision(stage: str, recipe: Recipe, geometry: Geometry) -> Any:
     def in_half(op: Any) -> bool:
         shape = op.outputs[0].shape
         residual = len(shape) == 3 and shape[-1] in (geometry.hidden_size, 1)
-        return not (residual and op.op_type in ("add", "mul", "reduce_mean", "rsqrt"))
+        return not (residual and op.op_type in RESIDUAL)
 
     return ct.transform.FP16ComputePrecision(op_selector=in_half)
 

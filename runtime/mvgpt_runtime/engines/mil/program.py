@@ -12,6 +12,7 @@ import torch
 
 from ... import contract
 from ...errors import MvgptError
+from .. import return_freed_memory
 from .operators import DTYPES, OPERATORS
 from .weights import mapped_weights
 
@@ -44,6 +45,7 @@ class Package:
         # coremltools' reader has no class of error of its own; these are what damaged programs make it raise.
         except (ValueError, RuntimeError, KeyError, AssertionError, NotImplementedError, OSError) as e:
             raise unreadable(path, e) from None
+        return_freed_memory()
         self._states: dict[str, torch.Tensor] = {}
         for function in self._functions.values():
             for name, (shape, dtype) in function.states.items():

@@ -6,6 +6,7 @@ say where its data lie.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ import numpy as np
 
 METADATA = struct.Struct("<IIQQ")  # sentinel, kind, bytes, place of the data; padding follows
 SENTINEL = 0xDEADBEEF
-# By MIL's names, types that lie there as numpy has them. Others are packed, and coremltools unpacks them.
+# By MIL's names, types that lie there as numpy has them. Others are packed; 4 bits are unpacked here, since coremltools
+# does it by way of single bits.
 PLAIN: dict[str, type[np.generic]] = {
     "fp32": np.float32,
     "fp16": np.float16,
@@ -36,6 +38,7 @@ def mapped_weights() -> Iterator[None]:
     from coremltools.converters.mil.mil import types
 
     original: Any = load._load_value
+    files: dict[Path, np.ndarray] = {}  # a mapping is an open file
     arrays: dict[tuple[Any, ...], Any] = {}
 
     def value(context: Any, spec: Any) -> Any:
@@ -46,8 +49,15 @@ def mapped_weights() -> Iterator[None]:
         tensor = load.proto_to_types(spec.type)
         kind, shape = types.builtin_to_string(tensor.get_primitive()), tensor.get_shape()
         if (key := (path, place.offset, kind, shape)) not in arrays:
-            plain = PLAIN.get(kind)
-            arrays[key] = read(path, place.offset, plain, shape) if plain else original(context, spec)
+            if path not in files:
+                files[path] = np.memmap(path, np.uint8, mode="c")
+            if kind in PLAIN:
+                arrays[key] = read(files[path], place.offset, PLAIN[kind], shape)
+            elif kind == "int4":
+                packed = read(files[path], place.offset, np.uint8, (-(-math.prod(shape) // 2),))
+                arrays[key] = unpack(packed, shape).view(types.np_int4_dtype)
+            else:
+                arrays[key] = original(context, spec)
         return arrays[key]
 
     load._load_value = value
@@ -57,14 +67,21 @@ def mapped_weights() -> Iterator[None]:
         load._load_value = original
 
 
-def read(path: Path, offset: int, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
-    """The array whose metadata are at `offset`; ValueError if the file has none such there."""
-    file = np.memmap(path, np.uint8, mode="c")
+def read(file: np.ndarray, offset: int, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
+    """The array whose metadata are at `offset` of a file's bytes; ValueError if it has none such there."""
     metadata = file[offset : offset + METADATA.size].tobytes()
     if len(metadata) < METADATA.size:
-        raise ValueError(f"{path.name} ends before byte {offset}")
+        raise ValueError(f"the weights end before byte {offset}")
     sentinel, _, size, start = METADATA.unpack(metadata)
-    expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
     if sentinel != SENTINEL or size != expected or start + size > file.size:
-        raise ValueError(f"{path.name} has no {expected} bytes of weights at {offset}")
+        raise ValueError(f"there are no {expected} bytes of weights at {offset}")
     return file[start : start + size].view(np.ndarray).view(dtype).reshape(shape)
+
+
+def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 with two signed values of 4 bits each, the first in the lower half → int8 of `shape`."""
+    values = np.empty((packed.size, 2), np.int8)
+    np.right_shift((packed << 4).view(np.int8), 4, out=values[:, 0])
+    np.right_shift(packed.view(np.int8), 4, out=values[:, 1])
+    return values.reshape(-1)[: math.prod(shape)].reshape(shape)
