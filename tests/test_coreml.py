@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import coremltools as ct
@@ -15,7 +18,8 @@ import pytest
 import torch
 from mvgpt_export.bundle import export_bundle, export_unit
 from mvgpt_export.config import NAMED_CONFIGS
-from mvgpt_export.coreml_form import call_rows
+from mvgpt_export.coreml_form import call_rows, stateful
+from mvgpt_export.half import LARGEST
 from mvgpt_export.models.qwen2 import KVCache, rotary_table
 from mvgpt_export.models.video_gpt import VideoGPT
 from mvgpt_export.parity import check_parity
@@ -129,11 +133,19 @@ def test_attention_keeps_clear_of_a_wrong_kernel(bundle: Bundle) -> None:
             for op, _ in function._steps:
                 assert op.op_type != "scaled_dot_product_attention"
                 assert op.op_type != "softmax" or op.outputs[0].shape[0] < 10
+    decoder = Package(bundle.path("text_decoder"))._functions["text_decoder"]
+    firsts = {op.outputs[0].shape[0] for op, _ in decoder._steps if op.op_type == "softmax"}
+    assert firsts == {NETWORK.text.kv_heads}  # not its query heads, of which the published models have more than 10
+    many = SimpleNamespace(config=dataclasses.replace(NETWORK.text, kv_heads=10))
+    with pytest.raises(MvgptError, match="wrong with so many key/value heads"):
+        stateful(many, NETWORK.geometry(), RECIPES["fp32"])  # type: ignore[arg-type]
 
 
 class Evaluated:
     """coremltools' model on a Mac, with the evaluator for Apple's runtime."""
 
+    _framework_error = None
+    fails = False
     loaded: ClassVar[list[tuple[str | None, str]]] = []
     packages: ClassVar[dict[str, Package]] = {}
 
@@ -145,6 +157,8 @@ class Evaluated:
         return Package(Path(self.path))
 
     def predict(self, inputs: dict[str, np.ndarray], state: Package | None = None) -> dict[str, np.ndarray]:
+        if self.fails:
+            raise Exception("Unable to compile")  # as coremltools does
         package = state or self.packages.setdefault(self.path, Package(Path(self.path)))
         return package.predict(self.function, inputs)
 
@@ -167,6 +181,28 @@ def test_what_a_mac_is_asked_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
     for got, wanted in zip(answers(), expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
     assert Evaluated.loaded == [(name, "CPU_ONLY") for name in (None, "text_decoder", "text_decoder" + ONE_ROW)]
+    monkeypatch.setattr(Evaluated, "fails", True)
+    with pytest.raises(MvgptError, match="CoreML could not run image_projector") as failed:
+        list(answers())
+    assert "Unable to compile" in str(failed.value.got)
+
+
+def test_both_functions_of_a_language_stage_are_warmed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    original = Package.predict
+    monkeypatch.setattr(
+        Package, "predict", lambda self, name, inputs: called.append(name) or original(self, name, inputs)
+    )  # type: ignore[func-returns-value]
+    CoreMLEngine(bundle).prewarm("text_decoder")
+    assert called == ["text_decoder" + ONE_ROW, "text_decoder"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_weight_file_is_opened_once(bundle: Bundle) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    package = Package(bundle.path("image_encoder"))
+    assert len(os.listdir("/proc/self/fd")) - before == 1
+    assert package.shape("image_encoder", "frame_mask") == (1,)
 
 
 def test_compute_units_that_are_none(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +252,12 @@ def test_small_recipes(recipe: str, eager: VideoGPT, bundle: Bundle, tmp_path: P
     bits = chosen.bits("text_decoder")
     assert distance(rows, expected.numpy())["sqnr_db"] > FLOORS[chosen.bits("token_embedding")].at(1)  # type: ignore[operator]
     assert distance(got, logits.numpy())["sqnr_db"] > FLOORS[bits].at(network.config.layers)  # type: ignore[operator]
+    # As trained models', whose residual stream may pass the end of float16.
+    given["embeddings"] = given["embeddings"].copy()
+    given["embeddings"][:, :, 3] = 2 * LARGEST
+    for function, n in (("text_decoder", ids.size), ("text_decoder" + ONE_ROW, 1)):
+        part = {"embeddings": given["embeddings"][:, :n], "start_pos": np.array([0]), LAST_ROW: np.array([n - 1])}
+        assert np.isfinite(package.predict(function, part)["logits"]).all()
 
 
 @pytest.fixture

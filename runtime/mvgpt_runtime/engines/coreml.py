@@ -84,22 +84,22 @@ class CoreMLEngine:
             return_freed_memory()
 
     def prewarm(self, stage: str) -> None:
-        self.run(stage, zero_inputs(stage, self._bundle.geometry))
+        inputs = zero_inputs(stage, self._bundle.geometry)
+        self.run(stage, inputs)
+        if stage in LANGUAGE_STAGES and self._bundle.manifest.stages[stage].backend == "coreml":
+            list(self._by_rows(stage, _cast(stage, inputs), few=False))  # that was the function for one row
 
     def run(self, stage: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         check_inputs(stage, inputs, self._bundle.geometry)
         self.load(stage)
-        tensors = contract.stage(stage).inputs
-        given = {
-            t.name: array.astype(CASTS.get(t.dtype, array.dtype)) for t, array in zip(tensors, inputs, strict=True)
-        }
+        given = _cast(stage, inputs)
         if stage not in LANGUAGE_STAGES:
             return self._predict(stage, "", given)
         parts = list(self._by_rows(stage, given))
         return parts[-1] if stage == "text_decoder" else [np.concatenate([part[0] for part in parts], axis=1)]
 
-    def _by_rows(self, stage: str, given: dict[str, np.ndarray]) -> Iterator[list[np.ndarray]]:
-        """The stage's outputs [1, rows, …] for as many rows at a time as a function takes."""
+    def _by_rows(self, stage: str, given: dict[str, np.ndarray], *, few: bool = True) -> Iterator[list[np.ndarray]]:
+        """The stage's outputs [1, rows, …] for as many rows at a time as a function takes; `few`: or for one."""
         info = self._bundle.manifest.stages[stage]
         name = contract.stage(stage).inputs[0].name
         rows = given[name]
@@ -111,7 +111,7 @@ class CoreMLEngine:
             if stage == "text_decoder":
                 call["start_pos"] = given["start_pos"] + np.int32(first)
                 call[LAST_ROW] = np.array([count - 1], np.int32)
-            one = count == 1 and self._bundle.manifest.stages[stage].backend == "coreml"
+            one = few and count == 1 and self._bundle.manifest.stages[stage].backend == "coreml"
             if not one:
                 call[name] = np.concatenate([part, np.zeros((1, most - count, *part.shape[2:]), part.dtype)], axis=1)
             outputs = self._predict(stage, ONE_ROW if one else "", call)
@@ -121,6 +121,12 @@ class CoreMLEngine:
         info = self._bundle.manifest.stages[stage]
         outputs = self._models[info.file].predict(info.method + suffix, inputs)
         return [np.asarray(outputs[t.name]).astype(t.dtype) for t in contract.stage(stage).outputs]
+
+
+def _cast(stage: str, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """By name, as CoreML has them."""
+    tensors = contract.stage(stage).inputs
+    return {t.name: array.astype(CASTS.get(t.dtype, array.dtype)) for t, array in zip(tensors, inputs, strict=True)}
 
 
 def _open(path: Path, units: str) -> Model:
@@ -197,7 +203,18 @@ class AppleModel:
         return next(tuple(i.type.multiArrayType.shape) for i in inputs if i.name == name)
 
     def predict(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        name = self._name(function)
+        try:
+            return self._predict(self._name(function), inputs)
+        except Exception as e:  # noqa: BLE001  coremltools has no class of its own; a later call tells of a failed compilation
+            reason = next((m._framework_error for m in self._models.values() if m._framework_error), e)
+            raise MvgptError(
+                f"CoreML could not run {function}",
+                stage="bundle",
+                got=reason,
+                remedy=f"{UNITS_VARIABLE}=cpu_only shows whether a device's kernel is at fault",
+            ) from None
+
+    def _predict(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name not in self._models:
             from coremltools import ComputeUnit
             from coremltools.models import MLModel

@@ -35,8 +35,9 @@ class Package:
 
     def __init__(self, path: Path) -> None:
         spec, weights = read_package(path)
-        self.stamp, pool = stamp(spec), Pool()
+        pool = Pool()
         try:
+            self.stamp = stamp(spec)
             from coremltools.converters.mil.frontend.milproto.load import load
 
             with mapped_weights():
