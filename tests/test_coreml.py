@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -188,20 +187,24 @@ def test_what_a_mac_is_asked_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 
 
 def test_both_functions_of_a_language_stage_are_warmed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    called = []
+    called: list[str] = []
     original = Package.predict
-    monkeypatch.setattr(
-        Package, "predict", lambda self, name, inputs: called.append(name) or original(self, name, inputs)
-    )  # type: ignore[func-returns-value]
+
+    def watched(package: Package, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        called.append(name)
+        return original(package, name, inputs)
+
+    monkeypatch.setattr(Package, "predict", watched)
     CoreMLEngine(bundle).prewarm("text_decoder")
     assert called == ["text_decoder" + ONE_ROW, "text_decoder"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_weight_file_is_opened_once(bundle: Bundle) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    folder = Path("/proc/self/fd")
+    before = len(list(folder.iterdir()))
     package = Package(bundle.path("image_encoder"))
-    assert len(os.listdir("/proc/self/fd")) - before == 1
+    assert len(list(folder.iterdir())) - before == 1
     assert package.shape("image_encoder", "frame_mask") == (1,)
 
 

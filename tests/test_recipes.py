@@ -176,6 +176,27 @@ def test_activations_that_do_not_fit_float16_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("stage", "weight", "where"),
+    [
+        ("image_projector", "image_projector.mlp.mlp.2.weight", "peg"),
+        ("video_projector", "video_projector.mlp.mlp.0.weight", "peg"),
+        ("text_decoder", "language_model.layers.0.mlp.down_proj.weight", r"layers\.0\.mlp"),
+        ("text_decoder", "language_model.layers.0.self_attn.o_proj.weight", r"layers\.0\.self_attn"),
+    ],
+)
+def test_all_that_coreml_computes_in_float16_is_checked(
+    source: Source, stage: str, weight: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(source.model)
+    model.get_parameter(weight).mul_(1e7)
+    monkeypatch.setattr(export, "open_source", lambda *arguments, **options: Source("large", "none", model, None))
+    monkeypatch.setattr(export, "export_unit", lambda *arguments: pytest.fail("something was exported"))
+    with pytest.raises(MvgptError, match=rf"{stage}: an activation of {where}") as refused:
+        export.export_bundle("large", tmp_path / "bundle", recipe="mobile", backend="coreml")
+    assert refused.value.remedy == "export with another recipe: fp32"
+
+
 def test_the_largest_activation_is_found(source: Source) -> None:
     """By hand: scores of the first layer, scaled until they are what is largest."""
     encoder = copy.deepcopy(source.model.image_encoder)
@@ -200,7 +221,8 @@ def test_the_largest_activation_is_found(source: Source) -> None:
 def test_the_margin_covers_real_frames(eager: VideoGPT, sample_clip: Path) -> None:
     """The calibration frames are drawn; what they leave for others must hold of a real clip."""
     size = TINY.clip.image_size
-    drawn = check_range("image_encoder", eager.image_encoder, BRANCHES, range_frames(size))
+    drawn_frames = range_frames(size)
+    drawn = check_range("image_encoder", eager.image_encoder, BRANCHES, [], drawn_frames, torch.ones(len(drawn_frames)))
     clip = ClipFrames.of(video.open_clip(sample_clip).frames(), size, TINY.pipeline.num_frames)
     frames = torch.from_numpy(clip.clip_pixels[: clip.count])
     real = largest_activation(eager.image_encoder, BRANCHES, frames, torch.ones(len(frames)))

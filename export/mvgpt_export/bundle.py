@@ -34,10 +34,9 @@ from mvgpt_runtime.manifest import (
 
 from .backends import BACKENDS, TARGETS, LoweredMethod, LoweredUnit, Report, Target, delegation
 from .calibration import calibration_prompts
-from .half import LARGEST, check_range
 from .parity import verify as verify_bundle
 from .quant import HALF_ARITHMETIC, HALF_TABLE, RECIPES, Recipe
-from .samples import range_frames
+from .ranges import check_ranges
 from .sources import Source, open_source, weight_digests
 from .stages import calls, default_kernels, unit_modules
 from .tokenizer import compact, special_ids
@@ -95,12 +94,7 @@ def export_bundle(
     geometry = source.model.config.geometry(max_context)
     # Before the long work, so that an unfit tokenizer costs nothing.
     ids, stop_ids = special_ids(source.tokenizer, geometry.vocab_size) if source.tokenizer else ({}, ())
-    halves = {rule.stage: rule.layers for rule in RECIPES[recipe].rules if rule.scheme == HALF_ARITHMETIC}
-    if recipe in BACKENDS[target.backends["image_encoder"]].half:
-        halves["image_encoder"] = ".*"
-    for stage, layers in halves.items():
-        peak = check_range(stage, getattr(source.model, stage), layers, range_frames(geometry.image_size))
-        progress(f"largest activation in float16 is {peak.value:.1f} of {LARGEST:.0f}", 0, len(steps))
+    check_ranges(source, target, recipe, partial(_detail, progress, steps[0], 0, len(steps)))
     with folder_in_the_making(output) as folder:
         lowered: dict[str, LoweredUnit] = {}
         for i, unit in enumerate(contract.UNITS, start=1):

@@ -73,7 +73,7 @@ class _Peaks(TorchDispatchMode):
         return out
 
 
-def largest_activation(network: nn.Module, parts: str, *inputs: torch.Tensor) -> Peak:
+def largest_activation(network: nn.Module, parts: str, *inputs: Any) -> Peak:
     """The largest of those parts of `network` whose whole name matches `parts`."""
     peaks = _Peaks(network, parts)
     with torch.no_grad(), peaks.tracker, peaks:
@@ -81,15 +81,19 @@ def largest_activation(network: nn.Module, parts: str, *inputs: torch.Tensor) ->
     return peaks.peak
 
 
-def check_range(stage: str, network: nn.Module, parts: str, frames: torch.Tensor) -> Peak:
-    """The largest activation on frames uint8 [n, S, S, 3]; MvgptError if it does not fit `MARGIN` times."""
-    peak = largest_activation(network, parts, frames, torch.ones(len(frames)))
+def check_range(stage: str, network: nn.Module, parts: str, others: Sequence[str], *inputs: Any) -> Peak:
+    """The largest activation on `inputs`; MvgptError if it does not fit `MARGIN` times.
+
+    Args:
+        others: recipes without such arithmetic, which the error names.
+    """
+    peak = largest_activation(network, parts, *inputs)
     if not peak.value * MARGIN <= LARGEST:
         raise MvgptError(
             f"an activation of {peak.where} is too large for arithmetic in float16",
             stage=stage,
             expected=f"at most {LARGEST / MARGIN:.0f}, a quarter of float16's largest number",
             got=f"{peak.value:.0f}",
-            remedy="export with another recipe: mobile, int8 or fp32",
+            remedy=f"export with another recipe: {', '.join(others)}",
         )
     return peak

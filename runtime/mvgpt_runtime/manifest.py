@@ -52,7 +52,7 @@ class SourceInfo(_Part):
 class FileInfo(_Part):
     sha256: Sha256
     bytes: NonNegativeInt
-    planned_bytes: NonNegativeInt = 0  # activations and state that loading this file allocates
+    planned_bytes: NonNegativeInt = 0  # what loading this file allocates: state, and XNNPACK's activations
     operators: tuple[str, ...] = ()  # kernels the runtime must have besides the delegates
 
 

@@ -26,7 +26,7 @@ class LoweredMethod:
 @dataclass(frozen=True)
 class LoweredUnit:
     methods: dict[str, LoweredMethod]
-    planned_bytes: int  # activations and state
+    planned_bytes: int  # state and, where the runtime plans them ahead, activations
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ class Backend:
     tools: tuple[str, ...]
     extra: str | None = None
     recipes: tuple[str, ...] = tuple(RECIPES)
-    # Of these, the ones with all arithmetic of the image encoder in float16, whatever their rules say.
+    # Of these, the ones that are computed in float16 whatever their rules say (ranges.py has which layers).
     half: tuple[str, ...] = ()
 
 
