@@ -81,18 +81,20 @@ def largest_activation(network: nn.Module, parts: str, *inputs: Any) -> Peak:
     return peaks.peak
 
 
-def check_range(stage: str, network: nn.Module, parts: str, others: Sequence[str], *inputs: Any) -> Peak:
-    """The largest activation on `inputs`; MvgptError if it does not fit `MARGIN` times.
+def check_range(
+    stage: str, network: nn.Module, parts: str, others: Sequence[str], *inputs: Any, margin: int = MARGIN
+) -> Peak:
+    """The largest activation on `inputs`; MvgptError if it does not fit `margin` times.
 
     Args:
         others: recipes without such arithmetic, which the error names.
     """
     peak = largest_activation(network, parts, *inputs)
-    if not peak.value * MARGIN <= LARGEST:
+    if not peak.value * margin <= LARGEST:
         raise MvgptError(
             f"an activation of {peak.where} is too large for arithmetic in float16",
             stage=stage,
-            expected=f"at most {LARGEST / MARGIN:.0f}, a quarter of float16's largest number",
+            expected=f"at most {LARGEST / margin:.0f}: float16 ends at {LARGEST:.0f}",
             got=f"{peak.value:.0f}",
             remedy=f"export with another recipe: {', '.join(others)}",
         )
