@@ -218,7 +218,7 @@ def test_a_checkpoint_that_moved(tiny_bundle: Bundle, tmp_path: Path) -> None:
 def test_defects_of_quantized_bundles(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mvgpt_export import export_bundle
 
-    bundle = export_bundle("tiny", tmp_path / recipe, recipe=recipe)  # which checks it
+    bundle = export_bundle("random:tiny", tmp_path / recipe, recipe=recipe)  # which checks it
     four = RECIPES[recipe].bits("text_decoder") == 4  # whose rounding is larger than what either does to its logits
     for plant, steps in DEFECTS.items():
         if four:
