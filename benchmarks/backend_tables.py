@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+from mvgpt_export.parity.metrics import MOST_DB
 from mvgpt_runtime import contract
 from mvgpt_runtime.manifest import Bundle, Manifest
-
-EQUAL = 200.0  # dB, what the metric calls arrays without any difference
 
 
 def megabytes(manifest: Manifest) -> list[str]:
@@ -28,7 +27,7 @@ def decibels(manifest: Manifest) -> list[str]:
     if manifest.verified is None:
         sys.exit(f"{manifest.model.name} was exported with --no-verify")
     found = [manifest.verified.sqnr_db[stage] for stage in contract.STAGE_NAMES]
-    return ["equal" if value == EQUAL else f"{value:.1f}" for value in found]
+    return ["equal" if value == MOST_DB else f"{value:.1f}" for value in found]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import shutil
 import sys
@@ -29,7 +30,8 @@ from mvgpt_export.sources import open_source
 from mvgpt_runtime import Session, contract, video
 from mvgpt_runtime.bench.measure import measure
 from mvgpt_runtime.engines import zero_inputs
-from mvgpt_runtime.engines.coreml import EIGHT_FRAMES, LAST_ROW, ONE_ROW, UNITS_VARIABLE, CoreMLEngine
+from mvgpt_runtime.engines.compute_units import UNITS_VARIABLE
+from mvgpt_runtime.engines.coreml import EIGHT_FRAMES, LAST_ROW, ONE_ROW, CoreMLEngine
 from mvgpt_runtime.engines.mil.program import Package, read_package
 from mvgpt_runtime.engines.program import read_program
 from mvgpt_runtime.errors import MvgptError
@@ -201,6 +203,7 @@ def test_both_functions_of_a_language_stage_are_warmed(bundle: Bundle, monkeypat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_weight_file_is_opened_once(bundle: Bundle) -> None:
+    gc.collect()  # other tests' packages
     folder = Path("/proc/self/fd")
     before = len(list(folder.iterdir()))
     package = Package(bundle.path("image_encoder"))

@@ -18,16 +18,17 @@ from mvgpt_runtime.contract import LANGUAGE_STAGES
 
 
 @pytest.mark.parametrize(
-    ("stages", "recipe", "delegates", "busy"),
-    [(LANGUAGE_STAGES, "fp32", 2, 0), (["image_projector"], "mobile", 1, 2)],  # two passes seek convolutions
+    ("stages", "delegates", "busy"),
+    [(LANGUAGE_STAGES, 2, 0), (["image_projector"], 1, 2)],  # two passes seek convolutions
     ids=["language model", "convolution"],
 )
 def test_doing_less_changes_no_byte(
-    stages: Sequence[str], recipe: str, delegates: int, busy: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stages: Sequence[str], delegates: int, busy: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = NAMED_CONFIGS["tiny"]
     config = dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, layers=1))
     source, geometry = Source("one layer", "none", random_model(config), None), config.geometry()
+    recipe = dataclasses.replace(RECIPES["mobile"], calibrated=False)  # how weights are rounded takes time of its own
     runs = []
     original = xnnpack.xnnpack_passes.XNNPACKPassManager.transform
 
@@ -40,7 +41,7 @@ def test_doing_less_changes_no_byte(
 
     def export(name: str) -> bytes:
         path = tmp_path / name
-        bundle.export_unit(source, list(stages), geometry, "xnnpack", RECIPES[recipe], "fused", path, reported.append)
+        bundle.export_unit(source, list(stages), geometry, "xnnpack", recipe, "fused", path, reported.append)
         return path.read_bytes()
 
     quick = export("quick.pte")

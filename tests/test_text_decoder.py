@@ -58,7 +58,7 @@ def expected(source: Source, rows: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("recipe", "kernels"),
-    [("fp32", "stock"), ("fp16", "fused"), pytest.param("mobile", "stock", marks=pytest.mark.slow)],
+    [("fp32", "stock"), ("fp16", "fused"), ("mobile", "stock")],
 )
 def test_logits_equal_the_eager_model(
     recipe: str, kernels: str, source: Source, rows: torch.Tensor, expected: np.ndarray, tmp_path: Path

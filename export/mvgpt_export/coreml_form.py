@@ -24,7 +24,7 @@ from .text_decoder import Layer, TextDecoder
 WRONG_FROM = 10
 """coremltools #2650: of attention's products, sizes of the first dimension for which the GPU's kernel is wrong."""
 STATE_MULTIPLE = 32
-"""coremltools #2631: states of which a dimension is no multiple of it fail on the Neural Engine."""
+"""coremltools #2631: states fail on the Neural Engine whose dimensions, at least the last, are no multiples of it."""
 MASKED = -3e4
 """Added to the scores of keys that a row must not see: within float16, and a softmax gives them nothing. Infinity
 would do the same, and NaN wherever a kernel subtracts it from itself."""

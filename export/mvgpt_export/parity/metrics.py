@@ -24,7 +24,7 @@ STEPS = tuple(name for stage in STAGE_NAMES for name in (*(h for h, s in HOST_ST
 """Host steps and stages in data order."""
 
 _AT_MOST = ("max_abs", "kl_divergence")  # what they may be; all other metrics have a least value
-_MOST_DB = 200.0  # of equal arrays: JSON has no infinity
+MOST_DB = 200.0  # of equal arrays: JSON has no infinity
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ def distance(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     a, b = got.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
     error = a - b
     signal, noise, other = float(b @ b), float(error @ error), float(a @ a)
-    ratio = _MOST_DB if noise == 0 else 10 * (math.log10(max(signal, 1e-300)) - math.log10(noise))
+    ratio = MOST_DB if noise == 0 else 10 * (math.log10(max(signal, 1e-300)) - math.log10(noise))
     cosine = 1.0 if noise == 0 else float(a @ b) / math.sqrt(max(signal * other, 1e-300))
-    return {"max_abs": float(np.abs(error).max(initial=0)), "sqnr_db": min(ratio, _MOST_DB), "cosine": cosine}
+    return {"max_abs": float(np.abs(error).max(initial=0)), "sqnr_db": min(ratio, MOST_DB), "cosine": cosine}
 
 
 def selected_equal(got: np.ndarray, expected: np.ndarray, scores: np.ndarray, tie: float) -> float:

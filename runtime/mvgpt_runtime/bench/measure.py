@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import contract
 from ..engines import Engine
-from ..engines.coreml import COMPUTE_UNITS, UNITS_VARIABLE, compute_units
+from ..engines.compute_units import COMPUTE_UNITS, UNITS_VARIABLE, compute_units
 from ..errors import ContextFull, MvgptError
 from ..manifest import Bundle, file_sha256
 from ..prompt import Prompt
@@ -94,8 +94,14 @@ def _protocol(
     bundle: Bundle, video: Path, prompt: str, repeats: int, warmup: int, threads: int | None, low_memory: bool
 ) -> Protocol:
     """Whatever can be refused is refused here."""
-    if compute_units() != COMPUTE_UNITS[0]:
-        raise MvgptError("results do not tell compute units apart", stage="bench", remedy=f"unset {UNITS_VARIABLE}")
+    if any(name.startswith("coreml") for name in bundle.manifest.backends) and compute_units() != COMPUTE_UNITS[0]:
+        raise MvgptError(
+            "results do not tell compute units apart",
+            stage="bench",
+            expected=COMPUTE_UNITS[0],
+            got=compute_units(),
+            remedy=f"unset {UNITS_VARIABLE}",
+        )
     texts, sizes = Prompt(bundle), bundle.geometry
     clip = open_clip(video, max_frames=sizes.num_frames)
     positions = [

@@ -8,7 +8,6 @@ go in as float32, ids and positions as int32, and rows in calls of as many as a 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from ..contract import LANGUAGE_STAGES
 from ..errors import MvgptError
 from ..manifest import Bundle
 from . import check_inputs, check_stamp, return_freed_memory, zero_inputs
+from .compute_units import UNITS_VARIABLE, compute_units
 from .program import read_payloads
 
 ONE_ROW = "_1"
@@ -30,26 +30,10 @@ ONE_ROW = "_1"
 EIGHT_FRAMES = "_8"
 """Ends the name of the image encoder's function for eight frames, for hosts that have them at once. This engine calls
 the one for a single frame, as a host of a live video does."""
-UNITS_VARIABLE = "MVGPT_COMPUTE_UNITS"
-"""Environment variable with one of COMPUTE_UNITS, for a Mac whose GPU or Neural Engine gives other numbers."""
-COMPUTE_UNITS = ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only")
 LAST_ROW = "last_row"
 """Input of the text decoder besides the contract's: int32 [1], the last row that is no padding."""
 CASTS = {"uint8": np.float32, "int64": np.int32}
 """By the contract's dtype, what CoreML has instead. All values that occur are exact in it."""
-
-
-def compute_units() -> str:
-    """What Apple's runtime may use, one of COMPUTE_UNITS; the evaluator knows no difference."""
-    chosen = os.environ.get(UNITS_VARIABLE, COMPUTE_UNITS[0])
-    if chosen not in COMPUTE_UNITS:
-        raise MvgptError(
-            f"{UNITS_VARIABLE} names no compute units",
-            stage="bundle",
-            expected=", ".join(COMPUTE_UNITS),
-            got=chosen,
-        )
-    return chosen
 
 
 class Model(Protocol):
@@ -203,9 +187,10 @@ class AppleModel:
         return next(tuple(i.type.multiArrayType.shape) for i in inputs if i.name == name)
 
     def predict(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        # coremltools raises bare Exceptions, and the call after a failed compilation is what tells of it.
         try:
             return self._predict(self._name(function), inputs)
-        except Exception as e:  # noqa: BLE001  coremltools has no class of its own; a later call tells of a failed compilation
+        except Exception as e:  # noqa: BLE001
             reason = next((m._framework_error for m in self._models.values() if m._framework_error), e)
             raise MvgptError(
                 f"CoreML could not run {function}",
